@@ -1,0 +1,67 @@
+/* float32: what the names of vec.h mean, and what else belongs to the precision. unbind.h ends it. */
+#define real float
+#define FN(name) FSM_NAME(name, f32)
+#define LANES FSM_STRIP(FSM_F32)
+
+#define vec vf32
+#define vec_acc vf32_acc
+#define vec_load vf32_load
+#define vec_load_n vf32_load_n
+#define vec_store vf32_store
+#define vec_store_n vf32_store_n
+#define vec_set1 vf32_set1
+#define vec_add vf32_add
+#define vec_sub vf32_sub
+#define vec_mul vf32_mul
+#define vec_fma vf32_fma
+#define vec_scale vf32_scale
+#define vec_max vf32_max
+#define vec_min vf32_min
+#define vec_clamp vf32_clamp
+#define vec_pow2 vf32_pow2
+#define vec_bits_sub vf32_bits_sub
+#define vec_hmax vf32_hmax
+#define vec_hmin vf32_hmin
+#define vec_acc_zero vf32_acc_zero
+#define vec_acc_add vf32_acc_add
+#define vec_acc_merge vf32_acc_merge
+#define vec_acc_fold vf32_acc_fold
+#define vec_acc_get vf32_acc_get
+
+/* The format. */
+#define MANTISSA_BITS 23
+#define EXPONENT_BIAS 127
+#define MIN_NORMAL 0x1p-126f
+#define QUIET_NAN_BITS UINT32_C(0x7fc00000)
+#define real_bits uint32_t
+
+/* kernels/math.h: exponentials carry a factor of 2^64. */
+#define ROUND_TO_INT 0x1.8p23f    /* added to a number, leaves its integer in the low bits */
+#define E_FLOOR 0x1p-89f          /* 2^-153 with that factor: its quotient rounds to zero */
+#define NARROW_EXPONENT 64        /* quotients from 2^-64 on meet no subnormal on the way */
+#define WIDE_EXPONENT 100         /* others do not either with a factor of 2^100 */
+#define WIDE_FACTOR 0x1p36f        /* 2^(WIDE_EXPONENT - 64) */
+#define WIDE_UNIT_BITS 0x1p-27f   /* WIDE_EXPONENT in the exponent field */
+
+/* From tools/exp_constants.py: 2*exp(t), within 0.046 ULP for |t| <= 0.375; highest power first. */
+#define LOG2E 0x1.715476p+0f
+#define LN2 0x1.62e43p-1f
+#define LN2_HI 0x1.62e43p-1f
+#define LN2_LO -0x1.05c61p-29f
+#define EXP_POLYNOMIAL                                                                             \
+    {0x1.69867ep-9f, 0x1.126af8p-6f, 0x1.555acep-4f, 0x1.55544cp-2f, 0x1.fffff8p-1f, 0x1p+1f, 0x1p+1f}
+
+/* Totals of chunks, added in order: a float64 holds the sum of float32 lanes to well below 1 ULP. */
+FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
+    return (fsm_sum){a.hi + b.hi, 0};
+}
+
+/* 1/S as hi + lo, for an S that carries the factor 2^64 and a result that does not. lo is dropped where
+ * lo * 2^-64 would be subnormal; that is below 2^-37 of hi for any row of fewer than 2^24 elements. */
+FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, real *hi, real *lo) {
+    double r = 0x1p64 / sum.hi;
+    *hi = (float)r;
+    *lo = (float)(r - *hi);
+    if (fabsf(*lo) < MIN_NORMAL * 0x1p64f)
+        *lo = 0;
+}

@@ -1,0 +1,104 @@
+/* The whole internal interface: what a kernel is given, and how one is found. */
+#ifndef FSM_H
+#define FSM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* How kernels and the functions of vec.h are defined: FSM_INLINE, unless the instruction set's file asks for
+ * functions that stay functions (isa/lanes.h). */
+#if defined(_MSC_VER) && !defined(__clang__)
+#define FSM_INLINE_ static __forceinline
+#define FSM_OUTLINE_ static __declspec(noinline)
+#define FSM_UNROLL
+#else
+#define FSM_INLINE_ static inline __attribute__((always_inline, unused))
+#define FSM_OUTLINE_ static __attribute__((noinline, unused))
+#define FSM_UNROLL _Pragma("GCC unroll 16")
+#endif
+#if defined(FSM_KEEP_FUNCTIONS)
+#define FSM_INLINE FSM_OUTLINE_
+#else
+#define FSM_INLINE FSM_INLINE_
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define FSM_X86_64 1
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define FSM_AARCH64 1
+#endif
+
+/* A row is summed in chunks of this many elements; the order of summation, and so the bits of every
+ * result, depends on it (kernels/passes.h). */
+#define FSM_CHUNK 2048
+
+/* As many dimensions as a NumPy array can have. */
+#define FSM_MAX_DIMS 64
+
+enum {
+#define OP(name, max_ulp) FSM_OP_##name,
+#include "ops.def"
+#undef OP
+    FSM_OPS
+};
+
+enum { FSM_F32, FSM_F64, FSM_DTYPES };
+
+/* Every row of an array, as a kernel walks them. Strides and steps are in elements and may be negative
+ * or zero; x and y point at element 0 of row 0 and need not be aligned. */
+typedef struct {
+    const void *x;
+    void *y; /* may be x, with the same steps and strides */
+
+    ptrdiff_t n;      /* length of the axis, at least 1 */
+    ptrdiff_t x_step; /* from one element of a row to the next */
+    ptrdiff_t y_step;
+
+    /* 0: a row is taken at a time. Otherwise this many rows lie side by side (element i of row c at
+     * x[i * x_step + c], and so in y), and a strip of them is taken at a time. */
+    ptrdiff_t columns;
+
+    int ndim; /* the other dimensions: all but the axis and the columns */
+    ptrdiff_t shape[FSM_MAX_DIMS];
+    ptrdiff_t x_stride[FSM_MAX_DIMS];
+    ptrdiff_t y_stride[FSM_MAX_DIMS];
+} fsm_args;
+
+/* Computes work units [begin, end): rows, or strips of FSM_STRIP(dtype) columns, in C order of the
+ * other dimensions. Cannot fail, allocates nothing, and any split into ranges gives the same bits. */
+typedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end);
+
+/* Columns of a strip: the lanes of a block. */
+#define FSM_STRIP(dtype) ((dtype) == FSM_F32 ? 32 : 16)
+
+typedef struct {
+    const char *name;
+    fsm_kernel *kernels[FSM_OPS][FSM_DTYPES];
+} fsm_isa;
+
+/* A sum as hi + lo. */
+typedef struct {
+    double hi, lo;
+} fsm_sum;
+
+/* dispatch.c */
+extern const fsm_isa *const fsm_isas[]; /* those built for this architecture, best first */
+extern const int fsm_isa_count;
+bool fsm_isa_usable(int isa);
+const fsm_isa *fsm_active_isa(void);
+void fsm_activate_isa(int isa); /* one that is usable */
+extern const char *const fsm_op_names[FSM_OPS];
+extern const double fsm_op_max_ulp[FSM_OPS];
+extern const char fsm_compiler[];
+ptrdiff_t fsm_units(const fsm_args *args, int dtype);
+
+/* cpu.c: whether this CPU has, and the operating system saves, what an instruction set needs. */
+bool fsm_cpu_avx512(void);
+bool fsm_cpu_avx2(void);
+bool fsm_cpu_neon(void);
+bool fsm_cpu_sve(void);
+bool fsm_cpu_base(void);
+bool fsm_cpu_scalar(void);
+
+#endif

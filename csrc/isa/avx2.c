@@ -1,0 +1,318 @@
+/* AVX2 and FMA: a block is four registers. */
+#include "../fsm.h"
+
+#include <immintrin.h>
+
+#define FSM_ISA avx2
+#define EACH(i) FSM_UNROLL for (int i = 0; i < 4; i++)
+
+/* ---- float32 */
+
+typedef struct {
+    __m256 v[4];
+} vf32;
+
+typedef struct {
+    __m256d v[8];
+} vf32_acc;
+
+/* All ones in the lanes of register i that are among the first n of the block. */
+FSM_INLINE __m256i lanes32(ptrdiff_t n, int i) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - 8 * i), lane);
+}
+
+FSM_INLINE vf32 vf32_load(const float *p) {
+    vf32 r;
+    EACH(i) r.v[i] = _mm256_loadu_ps(p + 8 * i);
+    return r;
+}
+
+FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
+    vf32 r;
+    EACH(i) {
+        __m256i lanes = lanes32(n, i);
+        r.v[i] = _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p + 8 * i, lanes), _mm256_castsi256_ps(lanes));
+    }
+    return r;
+}
+
+FSM_INLINE void vf32_store(float *p, vf32 a) {
+    EACH(i) _mm256_storeu_ps(p + 8 * i, a.v[i]);
+}
+
+FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
+    EACH(i) _mm256_maskstore_ps(p + 8 * i, lanes32(n, i), a.v[i]);
+}
+
+FSM_INLINE vf32 vf32_set1(float a) {
+    vf32 r;
+    EACH(i) r.v[i] = _mm256_set1_ps(a);
+    return r;
+}
+
+FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm256_add_ps(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm256_sub_ps(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm256_mul_ps(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
+    EACH(i) a.v[i] = _mm256_fmadd_ps(a.v[i], b.v[i], c.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
+    return vf32_fma(e, hi, vf32_mul(e, lo));
+}
+
+FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm256_max_ps(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm256_min_ps(a.v[i], b.v[i]);
+    return a;
+}
+
+/* Of two operands, one of them NaN, vmaxps gives the second. x without an exponent field counts as 0. */
+FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
+    const __m256i exponent = _mm256_set1_epi32(0x7f800000);
+    EACH(i) {
+        __m256i field = _mm256_and_si256(_mm256_castps_si256(x.v[i]), exponent);
+        __m256 zero = _mm256_castsi256_ps(_mm256_cmpeq_epi32(field, _mm256_setzero_si256()));
+        x.v[i] = _mm256_max_ps(low.v[i], _mm256_andnot_ps(zero, x.v[i]));
+    }
+    return x;
+}
+
+FSM_INLINE vf32 vf32_pow2(vf32 z) {
+    EACH(i) z.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(z.v[i]), 23));
+    return z;
+}
+
+FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
+    EACH(i)
+    a.v[i] = _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(a.v[i]), _mm256_castps_si256(b.v[i])));
+    return a;
+}
+
+FSM_INLINE float vf32_hmax(vf32 a) {
+    __m256 w8 = _mm256_max_ps(_mm256_max_ps(a.v[0], a.v[1]), _mm256_max_ps(a.v[2], a.v[3]));
+    __m128 w4 = _mm_max_ps(_mm256_castps256_ps128(w8), _mm256_extractf128_ps(w8, 1));
+    __m128 w2 = _mm_max_ps(w4, _mm_movehl_ps(w4, w4));
+    return _mm_cvtss_f32(_mm_max_ss(w2, _mm_movehdup_ps(w2)));
+}
+
+FSM_INLINE float vf32_hmin(vf32 a) {
+    __m256 w8 = _mm256_min_ps(_mm256_min_ps(a.v[0], a.v[1]), _mm256_min_ps(a.v[2], a.v[3]));
+    __m128 w4 = _mm_min_ps(_mm256_castps256_ps128(w8), _mm256_extractf128_ps(w8, 1));
+    __m128 w2 = _mm_min_ps(w4, _mm_movehl_ps(w4, w4));
+    return _mm_cvtss_f32(_mm_min_ss(w2, _mm_movehdup_ps(w2)));
+}
+
+FSM_INLINE vf32_acc vf32_acc_zero(void) {
+    vf32_acc s;
+    FSM_UNROLL
+    for (int i = 0; i < 8; i++)
+        s.v[i] = _mm256_setzero_pd();
+    return s;
+}
+
+FSM_INLINE vf32_acc vf32_acc_add(vf32_acc s, vf32 a) {
+    EACH(i) {
+        s.v[2 * i] = _mm256_add_pd(s.v[2 * i], _mm256_cvtps_pd(_mm256_castps256_ps128(a.v[i])));
+        s.v[2 * i + 1] = _mm256_add_pd(s.v[2 * i + 1], _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[i], 1)));
+    }
+    return s;
+}
+
+FSM_INLINE vf32_acc vf32_acc_merge(vf32_acc a, vf32_acc b) {
+    FSM_UNROLL
+    for (int i = 0; i < 8; i++)
+        a.v[i] = _mm256_add_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+/* Registers fold first (16, 8 and 4 lanes apart), then the lanes of the one that is left. */
+FSM_INLINE fsm_sum vf32_acc_fold(vf32_acc s) {
+    FSM_UNROLL
+    for (int width = 4; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            s.v[i] = _mm256_add_pd(s.v[i], s.v[i + width]);
+    __m128d w2 = _mm_add_pd(_mm256_castpd256_pd128(s.v[0]), _mm256_extractf128_pd(s.v[0], 1));
+    return (fsm_sum){_mm_cvtsd_f64(_mm_add_sd(w2, _mm_unpackhi_pd(w2, w2))), 0};
+}
+
+FSM_INLINE void vf32_acc_get(vf32_acc s, double *hi, double *lo) {
+    FSM_UNROLL
+    for (int i = 0; i < 8; i++) {
+        _mm256_storeu_pd(hi + 4 * i, s.v[i]);
+        _mm256_storeu_pd(lo + 4 * i, _mm256_setzero_pd());
+    }
+}
+
+/* ---- float64 */
+
+typedef struct {
+    __m256d v[4];
+} vf64;
+
+typedef struct {
+    vf64 hi, lo;
+} vf64_acc;
+
+FSM_INLINE __m256i lanes64(ptrdiff_t n, int i) {
+    const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n - 4 * i), lane);
+}
+
+FSM_INLINE vf64 vf64_load(const double *p) {
+    vf64 r;
+    EACH(i) r.v[i] = _mm256_loadu_pd(p + 4 * i);
+    return r;
+}
+
+FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
+    vf64 r;
+    EACH(i) {
+        __m256i lanes = lanes64(n, i);
+        r.v[i] = _mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_maskload_pd(p + 4 * i, lanes), _mm256_castsi256_pd(lanes));
+    }
+    return r;
+}
+
+FSM_INLINE void vf64_store(double *p, vf64 a) {
+    EACH(i) _mm256_storeu_pd(p + 4 * i, a.v[i]);
+}
+
+FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
+    EACH(i) _mm256_maskstore_pd(p + 4 * i, lanes64(n, i), a.v[i]);
+}
+
+FSM_INLINE vf64 vf64_set1(double a) {
+    vf64 r;
+    EACH(i) r.v[i] = _mm256_set1_pd(a);
+    return r;
+}
+
+FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm256_add_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm256_sub_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm256_mul_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
+    EACH(i) a.v[i] = _mm256_fmadd_pd(a.v[i], b.v[i], c.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
+    return vf64_fma(e, hi, vf64_mul(e, lo));
+}
+
+FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm256_max_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm256_min_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
+    const __m256i exponent = _mm256_set1_epi64x(0x7ff0000000000000);
+    EACH(i) {
+        __m256i field = _mm256_and_si256(_mm256_castpd_si256(x.v[i]), exponent);
+        __m256d zero = _mm256_castsi256_pd(_mm256_cmpeq_epi64(field, _mm256_setzero_si256()));
+        x.v[i] = _mm256_max_pd(low.v[i], _mm256_andnot_pd(zero, x.v[i]));
+    }
+    return x;
+}
+
+FSM_INLINE vf64 vf64_pow2(vf64 z) {
+    EACH(i) z.v[i] = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(z.v[i]), 52));
+    return z;
+}
+
+FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
+    EACH(i)
+    a.v[i] = _mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(a.v[i]), _mm256_castpd_si256(b.v[i])));
+    return a;
+}
+
+FSM_INLINE double vf64_hmax(vf64 a) {
+    __m256d w4 = _mm256_max_pd(_mm256_max_pd(a.v[0], a.v[1]), _mm256_max_pd(a.v[2], a.v[3]));
+    __m128d w2 = _mm_max_pd(_mm256_castpd256_pd128(w4), _mm256_extractf128_pd(w4, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(w2, _mm_unpackhi_pd(w2, w2)));
+}
+
+FSM_INLINE double vf64_hmin(vf64 a) {
+    __m256d w4 = _mm256_min_pd(_mm256_min_pd(a.v[0], a.v[1]), _mm256_min_pd(a.v[2], a.v[3]));
+    __m128d w2 = _mm_min_pd(_mm256_castpd256_pd128(w4), _mm256_extractf128_pd(w4, 1));
+    return _mm_cvtsd_f64(_mm_min_sd(w2, _mm_unpackhi_pd(w2, w2)));
+}
+
+FSM_INLINE vf64_acc vf64_acc_zero(void) {
+    return (vf64_acc){vf64_set1(0), vf64_set1(0)};
+}
+
+/* The rounding error of hi = a + b. */
+FSM_INLINE vf64 two_sum_error(vf64 a, vf64 b, vf64 hi) {
+    vf64 of_b = vf64_sub(hi, a);
+    return vf64_add(vf64_sub(a, vf64_sub(hi, of_b)), vf64_sub(b, of_b));
+}
+
+FSM_INLINE vf64_acc vf64_acc_add(vf64_acc s, vf64 a) {
+    vf64 hi = vf64_add(s.hi, a);
+    return (vf64_acc){hi, vf64_add(s.lo, two_sum_error(s.hi, a, hi))};
+}
+
+FSM_INLINE vf64_acc vf64_acc_merge(vf64_acc a, vf64_acc b) {
+    vf64 hi = vf64_add(a.hi, b.hi);
+    return (vf64_acc){hi, vf64_add(vf64_add(a.lo, b.lo), two_sum_error(a.hi, b.hi, hi))};
+}
+
+/* Each step brings the upper half of the lanes that are left down to the lower; what the others then hold
+ * no longer counts. */
+FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
+    vf64_acc upper = {{{s.hi.v[2], s.hi.v[3], s.hi.v[2], s.hi.v[3]}}, {{s.lo.v[2], s.lo.v[3], s.lo.v[2], s.lo.v[3]}}};
+    s = vf64_acc_merge(s, upper);
+    upper.hi.v[0] = s.hi.v[1];
+    upper.lo.v[0] = s.lo.v[1];
+    s = vf64_acc_merge(s, upper);
+    upper.hi.v[0] = _mm256_permute2f128_pd(s.hi.v[0], s.hi.v[0], 0x11);
+    upper.lo.v[0] = _mm256_permute2f128_pd(s.lo.v[0], s.lo.v[0], 0x11);
+    s = vf64_acc_merge(s, upper);
+    upper.hi.v[0] = _mm256_unpackhi_pd(s.hi.v[0], s.hi.v[0]);
+    upper.lo.v[0] = _mm256_unpackhi_pd(s.lo.v[0], s.lo.v[0]);
+    s = vf64_acc_merge(s, upper);
+    return (fsm_sum){_mm256_cvtsd_f64(s.hi.v[0]), _mm256_cvtsd_f64(s.lo.v[0])};
+}
+
+FSM_INLINE void vf64_acc_get(vf64_acc s, double *hi, double *lo) {
+    vf64_store(hi, s.hi);
+    vf64_store(lo, s.lo);
+}
+
+#include "../kernels.h"

@@ -1,0 +1,299 @@
+/* AVX-512 F, DQ, BW, VL: a block is two registers. */
+#include "../fsm.h"
+
+#include <immintrin.h>
+
+#define FSM_ISA avx512
+#define EACH(i) FSM_UNROLL for (int i = 0; i < 2; i++)
+
+/* ---- float32 */
+
+typedef struct {
+    __m512 v[2];
+} vf32;
+
+typedef struct {
+    __m512d v[4];
+} vf32_acc;
+
+/* The lanes of register i that are among the first n of the block. */
+FSM_INLINE __mmask16 lanes32(ptrdiff_t n, int i) {
+    return (__mmask16)(((UINT64_C(1) << n) - 1) >> (16 * i));
+}
+
+FSM_INLINE vf32 vf32_load(const float *p) {
+    vf32 r;
+    EACH(i) r.v[i] = _mm512_loadu_ps(p + 16 * i);
+    return r;
+}
+
+FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
+    vf32 r;
+    EACH(i) r.v[i] = _mm512_mask_loadu_ps(_mm512_set1_ps(fill), lanes32(n, i), p + 16 * i);
+    return r;
+}
+
+FSM_INLINE void vf32_store(float *p, vf32 a) {
+    EACH(i) _mm512_storeu_ps(p + 16 * i, a.v[i]);
+}
+
+FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
+    EACH(i) _mm512_mask_storeu_ps(p + 16 * i, lanes32(n, i), a.v[i]);
+}
+
+FSM_INLINE vf32 vf32_set1(float a) {
+    vf32 r;
+    EACH(i) r.v[i] = _mm512_set1_ps(a);
+    return r;
+}
+
+FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm512_add_ps(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm512_sub_ps(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm512_mul_ps(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
+    EACH(i) a.v[i] = _mm512_fmadd_ps(a.v[i], b.v[i], c.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
+    return vf32_fma(e, hi, vf32_mul(e, lo));
+}
+
+FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm512_max_ps(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm512_min_ps(a.v[i], b.v[i]);
+    return a;
+}
+
+/* Of two operands, one of them NaN, vmaxps gives the second. Lanes without an exponent field are left
+ * out and get what 0 would. */
+FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
+    const __m512i exponent = _mm512_set1_epi32(0x7f800000);
+    EACH(i) {
+        __mmask16 normal = _mm512_test_epi32_mask(_mm512_castps_si512(x.v[i]), exponent);
+        __m512 of_zero = _mm512_max_ps(low.v[i], _mm512_setzero_ps());
+        x.v[i] = _mm512_mask_max_ps(of_zero, normal, low.v[i], x.v[i]);
+    }
+    return x;
+}
+
+FSM_INLINE vf32 vf32_pow2(vf32 z) {
+    EACH(i) z.v[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(z.v[i]), 23));
+    return z;
+}
+
+FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
+    EACH(i)
+    a.v[i] = _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a.v[i]), _mm512_castps_si512(b.v[i])));
+    return a;
+}
+
+FSM_INLINE float vf32_hmax(vf32 a) {
+    return _mm512_reduce_max_ps(_mm512_max_ps(a.v[0], a.v[1]));
+}
+
+FSM_INLINE float vf32_hmin(vf32 a) {
+    return _mm512_reduce_min_ps(_mm512_min_ps(a.v[0], a.v[1]));
+}
+
+FSM_INLINE vf32_acc vf32_acc_zero(void) {
+    return (vf32_acc){{_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd()}};
+}
+
+FSM_INLINE vf32_acc vf32_acc_add(vf32_acc s, vf32 a) {
+    EACH(i) {
+        __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v[i]));
+        __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v[i], 1));
+        s.v[2 * i] = _mm512_add_pd(s.v[2 * i], low);
+        s.v[2 * i + 1] = _mm512_add_pd(s.v[2 * i + 1], high);
+    }
+    return s;
+}
+
+FSM_INLINE vf32_acc vf32_acc_merge(vf32_acc a, vf32_acc b) {
+    FSM_UNROLL
+    for (int i = 0; i < 4; i++)
+        a.v[i] = _mm512_add_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+/* Lanes 0-7 += 8-15 is the last step between registers; here 4, 2 and 1 within one. */
+FSM_INLINE fsm_sum vf32_acc_fold(vf32_acc s) {
+    __m512d w8 = _mm512_add_pd(_mm512_add_pd(s.v[0], s.v[2]), _mm512_add_pd(s.v[1], s.v[3]));
+    __m256d w4 = _mm256_add_pd(_mm512_castpd512_pd256(w8), _mm512_extractf64x4_pd(w8, 1));
+    __m128d w2 = _mm_add_pd(_mm256_castpd256_pd128(w4), _mm256_extractf128_pd(w4, 1));
+    return (fsm_sum){_mm_cvtsd_f64(_mm_add_sd(w2, _mm_unpackhi_pd(w2, w2))), 0};
+}
+
+FSM_INLINE void vf32_acc_get(vf32_acc s, double *hi, double *lo) {
+    FSM_UNROLL
+    for (int i = 0; i < 4; i++) {
+        _mm512_storeu_pd(hi + 8 * i, s.v[i]);
+        _mm512_storeu_pd(lo + 8 * i, _mm512_setzero_pd());
+    }
+}
+
+/* ---- float64 */
+
+typedef struct {
+    __m512d v[2];
+} vf64;
+
+typedef struct {
+    vf64 hi, lo;
+} vf64_acc;
+
+FSM_INLINE __mmask8 lanes64(ptrdiff_t n, int i) {
+    return (__mmask8)(((UINT32_C(1) << n) - 1) >> (8 * i));
+}
+
+FSM_INLINE vf64 vf64_load(const double *p) {
+    vf64 r;
+    EACH(i) r.v[i] = _mm512_loadu_pd(p + 8 * i);
+    return r;
+}
+
+FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
+    vf64 r;
+    EACH(i) r.v[i] = _mm512_mask_loadu_pd(_mm512_set1_pd(fill), lanes64(n, i), p + 8 * i);
+    return r;
+}
+
+FSM_INLINE void vf64_store(double *p, vf64 a) {
+    EACH(i) _mm512_storeu_pd(p + 8 * i, a.v[i]);
+}
+
+FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
+    EACH(i) _mm512_mask_storeu_pd(p + 8 * i, lanes64(n, i), a.v[i]);
+}
+
+FSM_INLINE vf64 vf64_set1(double a) {
+    vf64 r;
+    EACH(i) r.v[i] = _mm512_set1_pd(a);
+    return r;
+}
+
+FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm512_add_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm512_sub_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm512_mul_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
+    EACH(i) a.v[i] = _mm512_fmadd_pd(a.v[i], b.v[i], c.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
+    return vf64_fma(e, hi, vf64_mul(e, lo));
+}
+
+FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm512_max_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm512_min_pd(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
+    const __m512i exponent = _mm512_set1_epi64(0x7ff0000000000000);
+    EACH(i) {
+        __mmask8 normal = _mm512_test_epi64_mask(_mm512_castpd_si512(x.v[i]), exponent);
+        __m512d of_zero = _mm512_max_pd(low.v[i], _mm512_setzero_pd());
+        x.v[i] = _mm512_mask_max_pd(of_zero, normal, low.v[i], x.v[i]);
+    }
+    return x;
+}
+
+FSM_INLINE vf64 vf64_pow2(vf64 z) {
+    EACH(i) z.v[i] = _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(z.v[i]), 52));
+    return z;
+}
+
+FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
+    EACH(i)
+    a.v[i] = _mm512_castsi512_pd(_mm512_sub_epi64(_mm512_castpd_si512(a.v[i]), _mm512_castpd_si512(b.v[i])));
+    return a;
+}
+
+FSM_INLINE double vf64_hmax(vf64 a) {
+    return _mm512_reduce_max_pd(_mm512_max_pd(a.v[0], a.v[1]));
+}
+
+FSM_INLINE double vf64_hmin(vf64 a) {
+    return _mm512_reduce_min_pd(_mm512_min_pd(a.v[0], a.v[1]));
+}
+
+FSM_INLINE vf64_acc vf64_acc_zero(void) {
+    return (vf64_acc){vf64_set1(0), vf64_set1(0)};
+}
+
+/* The rounding error of hi = a + b. */
+FSM_INLINE vf64 two_sum_error(vf64 a, vf64 b, vf64 hi) {
+    vf64 of_b = vf64_sub(hi, a);
+    return vf64_add(vf64_sub(a, vf64_sub(hi, of_b)), vf64_sub(b, of_b));
+}
+
+FSM_INLINE vf64_acc vf64_acc_add(vf64_acc s, vf64 a) {
+    vf64 hi = vf64_add(s.hi, a);
+    return (vf64_acc){hi, vf64_add(s.lo, two_sum_error(s.hi, a, hi))};
+}
+
+FSM_INLINE vf64_acc vf64_acc_merge(vf64_acc a, vf64_acc b) {
+    vf64 hi = vf64_add(a.hi, b.hi);
+    return (vf64_acc){hi, vf64_add(vf64_add(a.lo, b.lo), two_sum_error(a.hi, b.hi, hi))};
+}
+
+/* Each step brings the upper half of the lanes that are left down to the lower; what the others then hold
+ * no longer counts. */
+FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
+    vf64_acc upper = s;
+    upper.hi.v[0] = s.hi.v[1];
+    upper.lo.v[0] = s.lo.v[1];
+    s = vf64_acc_merge(s, upper);
+    upper.hi.v[0] = _mm512_shuffle_f64x2(s.hi.v[0], s.hi.v[0], 0x0e);
+    upper.lo.v[0] = _mm512_shuffle_f64x2(s.lo.v[0], s.lo.v[0], 0x0e);
+    s = vf64_acc_merge(s, upper);
+    upper.hi.v[0] = _mm512_shuffle_f64x2(s.hi.v[0], s.hi.v[0], 0x01);
+    upper.lo.v[0] = _mm512_shuffle_f64x2(s.lo.v[0], s.lo.v[0], 0x01);
+    s = vf64_acc_merge(s, upper);
+    upper.hi.v[0] = _mm512_unpackhi_pd(s.hi.v[0], s.hi.v[0]);
+    upper.lo.v[0] = _mm512_unpackhi_pd(s.lo.v[0], s.lo.v[0]);
+    s = vf64_acc_merge(s, upper);
+    return (fsm_sum){_mm512_cvtsd_f64(s.hi.v[0]), _mm512_cvtsd_f64(s.lo.v[0])};
+}
+
+FSM_INLINE void vf64_acc_get(vf64_acc s, double *hi, double *lo) {
+    vf64_store(hi, s.hi);
+    vf64_store(lo, s.lo);
+}
+
+#include "../kernels.h"

@@ -1,0 +1,24 @@
+/* CPUs without a fused multiply-add: as accurate as the others, but outside the promise of equal bits. */
+#define FSM_ISA base
+
+/* The product of two floats is exact in double; what is left is one rounding to double before the one to
+ * float. The reduction of x by multiples of ln2 needs that. */
+#define fma_f32(a, b, c) (float)((double)(a) * (b) + (c))
+#define scale_f32(e, hi, lo) (float)((double)(e) * (hi) + (e) * (lo))
+
+/* The reduction is exact all the same: LN2_HI is short (bind_f64.h). Elsewhere a rounding more is no harm. */
+#define fma_f64(a, b, c) ((a) * (b) + (c))
+#define scale_f64(e, hi, lo) product_plus(e, hi, (e) * (lo))
+
+/* a*b + c for a small c: the product as p + error, exactly (Dekker, "A floating-point technique for
+ * extending the available precision", 1971). |a|, |b| < 2^990. */
+static inline double product_plus(double a, double b, double c) {
+    const double splitter = 0x1p27 + 1;
+    double a_hi = a * splitter - (a * splitter - a), a_lo = a - a_hi;
+    double b_hi = b * splitter - (b * splitter - b), b_lo = b - b_hi;
+    double p = a * b;
+    double error = ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo;
+    return p + (error + c);
+}
+
+#include "lanes.h"

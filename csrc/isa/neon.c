@@ -1,0 +1,301 @@
+/* NEON (AArch64): a block is eight registers. vmaxq and vminq give NaN for a NaN operand; subnormal operands cost
+ * nothing, so vec_clamp leaves them. */
+#include "../fsm.h"
+
+#include <arm_neon.h>
+#include <string.h>
+
+#define FSM_ISA neon
+#define EACH(i) FSM_UNROLL for (int i = 0; i < 8; i++)
+
+/* ---- float32 */
+
+typedef struct {
+    float32x4_t v[8];
+} vf32;
+
+typedef struct {
+    float64x2_t v[16];
+} vf32_acc;
+
+FSM_INLINE vf32 vf32_load(const float *p) {
+    vf32 r;
+    EACH(i) r.v[i] = vld1q_f32(p + 4 * i);
+    return r;
+}
+
+FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
+    float lanes[32];
+    EACH(i) vst1q_f32(lanes + 4 * i, vdupq_n_f32(fill));
+    memcpy(lanes, p, (size_t)n * sizeof *p);
+    return vf32_load(lanes);
+}
+
+FSM_INLINE void vf32_store(float *p, vf32 a) {
+    EACH(i) vst1q_f32(p + 4 * i, a.v[i]);
+}
+
+FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
+    float lanes[32];
+    vf32_store(lanes, a);
+    memcpy(p, lanes, (size_t)n * sizeof *p);
+}
+
+FSM_INLINE vf32 vf32_set1(float a) {
+    vf32 r;
+    EACH(i) r.v[i] = vdupq_n_f32(a);
+    return r;
+}
+
+FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = vaddq_f32(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = vsubq_f32(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = vmulq_f32(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
+    EACH(i) a.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
+    return vf32_fma(e, hi, vf32_mul(e, lo));
+}
+
+FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = vmaxq_f32(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = vminq_f32(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
+    return vf32_max(x, low);
+}
+
+FSM_INLINE vf32 vf32_pow2(vf32 z) {
+    EACH(i) z.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(z.v[i]), 23));
+    return z;
+}
+
+FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
+    EACH(i)
+    a.v[i] = vreinterpretq_f32_u32(vsubq_u32(vreinterpretq_u32_f32(a.v[i]), vreinterpretq_u32_f32(b.v[i])));
+    return a;
+}
+
+FSM_INLINE float vf32_hmax(vf32 a) {
+    FSM_UNROLL
+    for (int width = 4; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            a.v[i] = vmaxq_f32(a.v[i], a.v[i + width]);
+    return vmaxvq_f32(a.v[0]);
+}
+
+FSM_INLINE float vf32_hmin(vf32 a) {
+    FSM_UNROLL
+    for (int width = 4; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            a.v[i] = vminq_f32(a.v[i], a.v[i + width]);
+    return vminvq_f32(a.v[0]);
+}
+
+FSM_INLINE vf32_acc vf32_acc_zero(void) {
+    vf32_acc s;
+    FSM_UNROLL
+    for (int i = 0; i < 16; i++)
+        s.v[i] = vdupq_n_f64(0);
+    return s;
+}
+
+FSM_INLINE vf32_acc vf32_acc_add(vf32_acc s, vf32 a) {
+    EACH(i) {
+        s.v[2 * i] = vaddq_f64(s.v[2 * i], vcvt_f64_f32(vget_low_f32(a.v[i])));
+        s.v[2 * i + 1] = vaddq_f64(s.v[2 * i + 1], vcvt_high_f64_f32(a.v[i]));
+    }
+    return s;
+}
+
+FSM_INLINE vf32_acc vf32_acc_merge(vf32_acc a, vf32_acc b) {
+    FSM_UNROLL
+    for (int i = 0; i < 16; i++)
+        a.v[i] = vaddq_f64(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE fsm_sum vf32_acc_fold(vf32_acc s) {
+    FSM_UNROLL
+    for (int width = 8; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            s.v[i] = vaddq_f64(s.v[i], s.v[i + width]);
+    return (fsm_sum){vaddvq_f64(s.v[0]), 0};
+}
+
+FSM_INLINE void vf32_acc_get(vf32_acc s, double *hi, double *lo) {
+    FSM_UNROLL
+    for (int i = 0; i < 16; i++) {
+        vst1q_f64(hi + 2 * i, s.v[i]);
+        vst1q_f64(lo + 2 * i, vdupq_n_f64(0));
+    }
+}
+
+/* ---- float64 */
+
+typedef struct {
+    float64x2_t v[8];
+} vf64;
+
+typedef struct {
+    vf64 hi, lo;
+} vf64_acc;
+
+FSM_INLINE vf64 vf64_load(const double *p) {
+    vf64 r;
+    EACH(i) r.v[i] = vld1q_f64(p + 2 * i);
+    return r;
+}
+
+FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
+    double lanes[16];
+    EACH(i) vst1q_f64(lanes + 2 * i, vdupq_n_f64(fill));
+    memcpy(lanes, p, (size_t)n * sizeof *p);
+    return vf64_load(lanes);
+}
+
+FSM_INLINE void vf64_store(double *p, vf64 a) {
+    EACH(i) vst1q_f64(p + 2 * i, a.v[i]);
+}
+
+FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
+    double lanes[16];
+    vf64_store(lanes, a);
+    memcpy(p, lanes, (size_t)n * sizeof *p);
+}
+
+FSM_INLINE vf64 vf64_set1(double a) {
+    vf64 r;
+    EACH(i) r.v[i] = vdupq_n_f64(a);
+    return r;
+}
+
+FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = vaddq_f64(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = vsubq_f64(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = vmulq_f64(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
+    EACH(i) a.v[i] = vfmaq_f64(c.v[i], a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
+    return vf64_fma(e, hi, vf64_mul(e, lo));
+}
+
+FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = vmaxq_f64(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = vminq_f64(a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
+    return vf64_max(x, low);
+}
+
+FSM_INLINE vf64 vf64_pow2(vf64 z) {
+    EACH(i) z.v[i] = vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(z.v[i]), 52));
+    return z;
+}
+
+FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
+    EACH(i)
+    a.v[i] = vreinterpretq_f64_u64(vsubq_u64(vreinterpretq_u64_f64(a.v[i]), vreinterpretq_u64_f64(b.v[i])));
+    return a;
+}
+
+FSM_INLINE double vf64_hmax(vf64 a) {
+    FSM_UNROLL
+    for (int width = 4; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            a.v[i] = vmaxq_f64(a.v[i], a.v[i + width]);
+    return vmaxvq_f64(a.v[0]);
+}
+
+FSM_INLINE double vf64_hmin(vf64 a) {
+    FSM_UNROLL
+    for (int width = 4; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            a.v[i] = vminq_f64(a.v[i], a.v[i + width]);
+    return vminvq_f64(a.v[0]);
+}
+
+FSM_INLINE vf64_acc vf64_acc_zero(void) {
+    return (vf64_acc){vf64_set1(0), vf64_set1(0)};
+}
+
+/* The rounding error of hi = a + b. */
+FSM_INLINE vf64 two_sum_error(vf64 a, vf64 b, vf64 hi) {
+    vf64 of_b = vf64_sub(hi, a);
+    return vf64_add(vf64_sub(a, vf64_sub(hi, of_b)), vf64_sub(b, of_b));
+}
+
+FSM_INLINE vf64_acc vf64_acc_add(vf64_acc s, vf64 a) {
+    vf64 hi = vf64_add(s.hi, a);
+    return (vf64_acc){hi, vf64_add(s.lo, two_sum_error(s.hi, a, hi))};
+}
+
+FSM_INLINE vf64_acc vf64_acc_merge(vf64_acc a, vf64_acc b) {
+    vf64 hi = vf64_add(a.hi, b.hi);
+    return (vf64_acc){hi, vf64_add(vf64_add(a.lo, b.lo), two_sum_error(a.hi, b.hi, hi))};
+}
+
+/* Each step brings the upper half of the lanes that are left down to the lower; what the others then hold
+ * no longer counts. */
+FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
+    vf64_acc upper = s;
+    FSM_UNROLL
+    for (int width = 4; width > 0; width /= 2) {
+        for (int i = 0; i < width; i++) {
+            upper.hi.v[i] = s.hi.v[i + width];
+            upper.lo.v[i] = s.lo.v[i + width];
+        }
+        s = vf64_acc_merge(s, upper);
+    }
+    upper.hi.v[0] = vdupq_laneq_f64(s.hi.v[0], 1);
+    upper.lo.v[0] = vdupq_laneq_f64(s.lo.v[0], 1);
+    s = vf64_acc_merge(s, upper);
+    return (fsm_sum){vgetq_lane_f64(s.hi.v[0], 0), vgetq_lane_f64(s.lo.v[0], 0)};
+}
+
+FSM_INLINE void vf64_acc_get(vf64_acc s, double *hi, double *lo) {
+    vf64_store(hi, s.hi);
+    vf64_store(lo, s.lo);
+}
+
+#include "../kernels.h"

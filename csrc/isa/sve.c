@@ -1,0 +1,335 @@
+/* SVE of the length the file is compiled for (-msve-vector-bits=128, 256 or 512): a block is eight, four or two
+ * registers. fmax and fmin give NaN for a NaN operand; subnormal operands cost nothing. */
+#include "../fsm.h"
+
+#include <arm_sve.h>
+#include <string.h>
+
+#define FSM_ISA sve
+#define REGISTERS (1024 / __ARM_FEATURE_SVE_BITS)
+#define EACH(i) FSM_UNROLL for (int i = 0; i < REGISTERS; i++)
+
+/* ---- float32 */
+
+#define LANES32 (__ARM_FEATURE_SVE_BITS / 32) /* of one register */
+#define ALL32 svptrue_b32()
+
+typedef svfloat32_t register_f32 __attribute__((arm_sve_vector_bits(__ARM_FEATURE_SVE_BITS)));
+
+typedef struct {
+    register_f32 v[REGISTERS];
+} vf32;
+
+/* The lanes of register i that are among the first n of the block. */
+FSM_INLINE svbool_t lanes32(ptrdiff_t n, int i) {
+    return svwhilelt_b32((int64_t)i * LANES32, (int64_t)n);
+}
+
+FSM_INLINE vf32 vf32_load(const float *p) {
+    vf32 r;
+    EACH(i) r.v[i] = svld1_f32(ALL32, p + LANES32 * i);
+    return r;
+}
+
+FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
+    vf32 r;
+    EACH(i) {
+        svbool_t lanes = lanes32(n, i);
+        r.v[i] = svsel_f32(lanes, svld1_f32(lanes, p + LANES32 * i), svdup_f32(fill));
+    }
+    return r;
+}
+
+FSM_INLINE void vf32_store(float *p, vf32 a) {
+    EACH(i) svst1_f32(ALL32, p + LANES32 * i, a.v[i]);
+}
+
+FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
+    EACH(i) svst1_f32(lanes32(n, i), p + LANES32 * i, a.v[i]);
+}
+
+FSM_INLINE vf32 vf32_set1(float a) {
+    vf32 r;
+    EACH(i) r.v[i] = svdup_f32(a);
+    return r;
+}
+
+FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = svadd_f32_x(ALL32, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = svsub_f32_x(ALL32, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = svmul_f32_x(ALL32, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
+    EACH(i) a.v[i] = svmla_f32_x(ALL32, c.v[i], a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
+    return vf32_fma(e, hi, vf32_mul(e, lo));
+}
+
+FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = svmax_f32_x(ALL32, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = svmin_f32_x(ALL32, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
+    return vf32_max(x, low);
+}
+
+FSM_INLINE vf32 vf32_pow2(vf32 z) {
+    EACH(i) z.v[i] = svreinterpret_f32_u32(svlsl_n_u32_x(ALL32, svreinterpret_u32_f32(z.v[i]), 23));
+    return z;
+}
+
+FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
+    EACH(i)
+    a.v[i] = svreinterpret_f32_u32(svsub_u32_x(ALL32, svreinterpret_u32_f32(a.v[i]), svreinterpret_u32_f32(b.v[i])));
+    return a;
+}
+
+FSM_INLINE float vf32_hmax(vf32 a) {
+    FSM_UNROLL
+    for (int i = 1; i < REGISTERS; i++)
+        a.v[0] = svmax_f32_x(ALL32, a.v[0], a.v[i]);
+    return svmaxv_f32(ALL32, a.v[0]);
+}
+
+FSM_INLINE float vf32_hmin(vf32 a) {
+    FSM_UNROLL
+    for (int i = 1; i < REGISTERS; i++)
+        a.v[0] = svmin_f32_x(ALL32, a.v[0], a.v[i]);
+    return svminv_f32(ALL32, a.v[0]);
+}
+
+/* ---- float64 */
+
+#define LANES64 (__ARM_FEATURE_SVE_BITS / 64) /* of one register */
+#define ALL64 svptrue_b64()
+
+typedef svfloat64_t register_f64 __attribute__((arm_sve_vector_bits(__ARM_FEATURE_SVE_BITS)));
+
+typedef struct {
+    register_f64 v[REGISTERS];
+} vf64;
+
+typedef struct {
+    vf64 hi, lo;
+} vf64_acc;
+
+/* The lanes of register i that are among the first n of the block. */
+FSM_INLINE svbool_t lanes64(ptrdiff_t n, int i) {
+    return svwhilelt_b64((int64_t)i * LANES64, (int64_t)n);
+}
+
+FSM_INLINE vf64 vf64_load(const double *p) {
+    vf64 r;
+    EACH(i) r.v[i] = svld1_f64(ALL64, p + LANES64 * i);
+    return r;
+}
+
+FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
+    vf64 r;
+    EACH(i) {
+        svbool_t lanes = lanes64(n, i);
+        r.v[i] = svsel_f64(lanes, svld1_f64(lanes, p + LANES64 * i), svdup_f64(fill));
+    }
+    return r;
+}
+
+FSM_INLINE void vf64_store(double *p, vf64 a) {
+    EACH(i) svst1_f64(ALL64, p + LANES64 * i, a.v[i]);
+}
+
+FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
+    EACH(i) svst1_f64(lanes64(n, i), p + LANES64 * i, a.v[i]);
+}
+
+FSM_INLINE vf64 vf64_set1(double a) {
+    vf64 r;
+    EACH(i) r.v[i] = svdup_f64(a);
+    return r;
+}
+
+FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = svadd_f64_x(ALL64, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = svsub_f64_x(ALL64, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = svmul_f64_x(ALL64, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
+    EACH(i) a.v[i] = svmla_f64_x(ALL64, c.v[i], a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
+    return vf64_fma(e, hi, vf64_mul(e, lo));
+}
+
+FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = svmax_f64_x(ALL64, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = svmin_f64_x(ALL64, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
+    return vf64_max(x, low);
+}
+
+FSM_INLINE vf64 vf64_pow2(vf64 z) {
+    EACH(i) z.v[i] = svreinterpret_f64_u64(svlsl_n_u64_x(ALL64, svreinterpret_u64_f64(z.v[i]), 52));
+    return z;
+}
+
+FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
+    EACH(i)
+    a.v[i] = svreinterpret_f64_u64(svsub_u64_x(ALL64, svreinterpret_u64_f64(a.v[i]), svreinterpret_u64_f64(b.v[i])));
+    return a;
+}
+
+FSM_INLINE double vf64_hmax(vf64 a) {
+    FSM_UNROLL
+    for (int i = 1; i < REGISTERS; i++)
+        a.v[0] = svmax_f64_x(ALL64, a.v[0], a.v[i]);
+    return svmaxv_f64(ALL64, a.v[0]);
+}
+
+FSM_INLINE double vf64_hmin(vf64 a) {
+    FSM_UNROLL
+    for (int i = 1; i < REGISTERS; i++)
+        a.v[0] = svmin_f64_x(ALL64, a.v[0], a.v[i]);
+    return svminv_f64(ALL64, a.v[0]);
+}
+
+FSM_INLINE vf64_acc vf64_acc_zero(void) {
+    return (vf64_acc){vf64_set1(0), vf64_set1(0)};
+}
+
+/* The rounding error of hi = a + b. */
+FSM_INLINE vf64 two_sum_error(vf64 a, vf64 b, vf64 hi) {
+    vf64 of_b = vf64_sub(hi, a);
+    return vf64_add(vf64_sub(a, vf64_sub(hi, of_b)), vf64_sub(b, of_b));
+}
+
+FSM_INLINE vf64_acc vf64_acc_add(vf64_acc s, vf64 a) {
+    vf64 hi = vf64_add(s.hi, a);
+    return (vf64_acc){hi, vf64_add(s.lo, two_sum_error(s.hi, a, hi))};
+}
+
+FSM_INLINE vf64_acc vf64_acc_merge(vf64_acc a, vf64_acc b) {
+    vf64 hi = vf64_add(a.hi, b.hi);
+    return (vf64_acc){hi, vf64_add(vf64_add(a.lo, b.lo), two_sum_error(a.hi, b.hi, hi))};
+}
+
+FSM_INLINE void vf64_acc_get(vf64_acc s, double *hi, double *lo) {
+    vf64_store(hi, s.hi);
+    vf64_store(lo, s.lo);
+}
+
+/* Registers fold by halves; the lanes of the last one as numbers. */
+FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
+    vf64_acc upper = s;
+    FSM_UNROLL
+    for (int width = REGISTERS / 2; width > 0; width /= 2) {
+        for (int i = 0; i < width; i++) {
+            upper.hi.v[i] = s.hi.v[i + width];
+            upper.lo.v[i] = s.lo.v[i + width];
+        }
+        s = vf64_acc_merge(s, upper);
+    }
+    double hi[16], lo[16];
+    vf64_acc_get(s, hi, lo);
+    for (int width = LANES64 / 2; width > 0; width /= 2)
+        for (int j = 0; j < width; j++) {
+            double sum = hi[j] + hi[j + width];
+            double of_b = sum - hi[j];
+            double error = (hi[j] - (sum - of_b)) + (hi[j + width] - of_b);
+            lo[j] = (lo[j] + lo[j + width]) + error;
+            hi[j] = sum;
+        }
+    return (fsm_sum){hi[0], lo[0]};
+}
+
+/* ---- sums of float32 */
+
+typedef struct {
+    register_f64 v[2 * REGISTERS];
+} vf32_acc;
+
+FSM_INLINE vf32_acc vf32_acc_zero(void) {
+    vf32_acc s;
+    FSM_UNROLL
+    for (int i = 0; i < 2 * REGISTERS; i++)
+        s.v[i] = svdup_f64(0);
+    return s;
+}
+
+/* Unpacking leaves a float in the low half of each 64-bit lane, where the conversion reads it. */
+FSM_INLINE vf32_acc vf32_acc_add(vf32_acc s, vf32 a) {
+    EACH(i) {
+        svuint32_t bits = svreinterpret_u32_f32(a.v[i]);
+        svfloat64_t low = svcvt_f64_f32_x(ALL64, svreinterpret_f32_u64(svunpklo_u64(bits)));
+        svfloat64_t high = svcvt_f64_f32_x(ALL64, svreinterpret_f32_u64(svunpkhi_u64(bits)));
+        s.v[2 * i] = svadd_f64_x(ALL64, s.v[2 * i], low);
+        s.v[2 * i + 1] = svadd_f64_x(ALL64, s.v[2 * i + 1], high);
+    }
+    return s;
+}
+
+FSM_INLINE vf32_acc vf32_acc_merge(vf32_acc a, vf32_acc b) {
+    FSM_UNROLL
+    for (int i = 0; i < 2 * REGISTERS; i++)
+        a.v[i] = svadd_f64_x(ALL64, a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE void vf32_acc_get(vf32_acc s, double *hi, double *lo) {
+    FSM_UNROLL
+    for (int i = 0; i < 2 * REGISTERS; i++) {
+        svst1_f64(ALL64, hi + LANES64 * i, s.v[i]);
+        svst1_f64(ALL64, lo + LANES64 * i, svdup_f64(0));
+    }
+}
+
+FSM_INLINE fsm_sum vf32_acc_fold(vf32_acc s) {
+    FSM_UNROLL
+    for (int width = REGISTERS; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            s.v[i] = svadd_f64_x(ALL64, s.v[i], s.v[i + width]);
+    double lanes[LANES64];
+    svst1_f64(ALL64, lanes, s.v[0]);
+    for (int width = LANES64 / 2; width > 0; width /= 2)
+        for (int j = 0; j < width; j++)
+            lanes[j] += lanes[j + width];
+    return (fsm_sum){lanes[0], 0};
+}
+
+#include "../kernels.h"

@@ -1,0 +1,13 @@
+/* Every kernel of one precision, for the instruction set whose file includes this. */
+#include "../vec.h"
+
+#include "../load.h"
+#include "../store.h"
+#include "math.h"
+#include "passes.h"
+
+#include "softmax.h"
+
+#if defined(FSM_PROBE) /* tests/native/probe.h: the vector layer, for tests */
+#include FSM_PROBE
+#endif

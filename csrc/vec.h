@@ -1,0 +1,42 @@
+/* The contract: what an instruction set defines, once for vf32 and once for vf64 (bind_f32.h and
+ * bind_f64.h say which of the two the names below mean). The prototypes repeat here so that the compiler
+ * checks every instruction set against them. No include guard: each precision reads this file.
+ *
+ *   real      float or double
+ *   vec       a block of LANES reals: 32 float32 or 16 float64, whatever the register size
+ *   vec_acc   a running sum for each lane: a float64, or for float64 a pair hi + lo
+ *
+ * Every function works lane by lane and rounds once, to nearest, unless its line says otherwise. */
+
+/* Memory: p needs no alignment; only the n elements at p are touched, 0 <= n <= LANES. */
+FSM_INLINE vec vec_load(const real *p);
+FSM_INLINE vec vec_load_n(const real *p, ptrdiff_t n, real fill); /* lanes from n on are fill */
+FSM_INLINE void vec_store(real *p, vec a);
+FSM_INLINE void vec_store_n(real *p, ptrdiff_t n, vec a);
+
+/* Arithmetic. */
+FSM_INLINE vec vec_set1(real a);
+FSM_INLINE vec vec_add(vec a, vec b);
+FSM_INLINE vec vec_sub(vec a, vec b);
+FSM_INLINE vec vec_mul(vec a, vec b);
+FSM_INLINE vec vec_fma(vec a, vec b, vec c);         /* a*b + c */
+FSM_INLINE vec vec_scale(vec e, vec hi, vec lo);     /* e*hi + e*lo: fma(e, hi, e*lo) */
+FSM_INLINE vec vec_max(vec a, vec b);                /* a NaN gives either operand or NaN */
+FSM_INLINE vec vec_min(vec a, vec b);                /* a NaN gives either operand or NaN */
+FSM_INLINE vec vec_clamp(vec x, vec low);            /* max(x, low); NaN stays NaN; subnormal x may count as 0 */
+
+/* Bit patterns, as integers of the size of real. */
+FSM_INLINE vec vec_pow2(vec z);                      /* the lowest bits of z become the exponent field: z << mantissa bits */
+FSM_INLINE vec vec_bits_sub(vec a, vec b);           /* bits(a) - bits(b) */
+
+/* Across the lanes, in any order: no bit depends on it. */
+FSM_INLINE real vec_hmax(vec a);
+FSM_INLINE real vec_hmin(vec a);
+
+/* Sums. For float32 "+" below is the float64 sum. For float64 it is TwoSum (Knuth, TAOCP 4.2.2, theorem
+ * B): hi takes the rounded sum, lo takes (lo of both, added) + the rounding error. */
+FSM_INLINE vec_acc vec_acc_zero(void);
+FSM_INLINE vec_acc vec_acc_add(vec_acc s, vec a);
+FSM_INLINE vec_acc vec_acc_merge(vec_acc a, vec_acc b);
+FSM_INLINE fsm_sum vec_acc_fold(vec_acc s);          /* lane j + lane j+w, for w = LANES/2, ..., 2, 1 */
+FSM_INLINE void vec_acc_get(vec_acc s, double *hi, double *lo); /* LANES each */

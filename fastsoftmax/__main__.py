@@ -1,0 +1,3 @@
+from fastsoftmax._runtime import show_config
+
+show_config()

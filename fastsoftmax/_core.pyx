@@ -1,0 +1,228 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: freethreading_compatible=True
+"""The only binding: NumPy buffers to kernels. Nothing here raises for an argument; see _check.py."""
+
+cimport numpy as cnp
+from libc.stddef cimport ptrdiff_t
+
+cnp.import_array()
+
+cdef extern from "numpy/arrayobject.h" nogil:
+    cnp.ndarray PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, cnp.PyArray_Descr *dtype, int subok)
+
+cdef extern from "fsm.h" nogil:
+    ctypedef struct fsm_args:
+        const void *x
+        void *y
+        ptrdiff_t n
+        ptrdiff_t x_step
+        ptrdiff_t y_step
+        ptrdiff_t columns
+        int ndim
+        ptrdiff_t *shape
+        ptrdiff_t *x_stride
+        ptrdiff_t *y_stride
+    ctypedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end) noexcept
+    ctypedef struct fsm_isa:
+        const char *name
+        fsm_kernel *(*kernels)[2]
+    int FSM_OPS, FSM_F32, FSM_F64
+    const fsm_isa *const *fsm_isas
+    int fsm_isa_count
+    bint fsm_isa_usable(int isa)
+    const fsm_isa *fsm_active_isa()
+    void fsm_activate_isa(int isa)
+    const char *const *fsm_op_names
+    const double *fsm_op_max_ulp
+    const char *fsm_compiler
+    ptrdiff_t fsm_units(const fsm_args *args, int dtype)
+
+# From this many elements on, the GIL is released: handing it over costs about as much as computing them.
+cdef ptrdiff_t GIL_ELEMENTS = 1000
+
+# From this many columns on, they are computed side by side; fewer are gathered one by one. Measured on
+# (2000, 100, c) arrays: equal at 4 to 6 columns, AVX2 and AVX-512, float32 and float64.
+cdef ptrdiff_t MIN_COLUMNS = 5
+
+
+def ops():
+    """Name of each operation, in the order of their numbers, and its bound in ULP."""
+    return {fsm_op_names[i].decode(): fsm_op_max_ulp[i] for i in range(FSM_OPS)}
+
+
+def isas():
+    """The instruction sets built, best first, and whether this machine can run each."""
+    return {fsm_isas[i].name.decode(): fsm_isa_usable(i) for i in range(fsm_isa_count)}
+
+
+def compiler():
+    return fsm_compiler.decode()
+
+
+def active_isa():
+    return fsm_active_isa().name.decode()
+
+
+def activate_isa(name):
+    """Use the instruction set `name`, one that isas() calls usable, for every later call of this process."""
+    fsm_activate_isa(list(isas()).index(name))
+
+
+def normalize(int op, x, int axis, out):
+    """Operation number `op` on x along `axis`, into `out` or, if that is None, a new array.
+
+    Returns None, and has done nothing, if the arguments are not plain arrays that a kernel can take as they
+    are: native float32 or float64, strides of whole elements, one dtype and shape, `out` writeable and either
+    x itself or apart from it.
+    """
+    cdef cnp.ndarray a, y
+    cdef int dtype
+    cdef fsm_args args
+
+    if type(x) is not cnp.ndarray:
+        return None
+    a = <cnp.ndarray>x
+    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT:
+        dtype = FSM_F32
+    elif cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE:
+        dtype = FSM_F64
+    else:
+        return None
+    if axis < 0:
+        axis += cnp.PyArray_NDIM(a)
+    if axis < 0 or axis >= cnp.PyArray_NDIM(a) or not cnp.PyArray_ISNOTSWAPPED(a):
+        return None
+
+    if out is None:
+        if cnp.PyArray_IS_C_CONTIGUOUS(a):
+            y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), 0)
+        else:
+            y = PyArray_NewLikeArray(a, cnp.NPY_KEEPORDER, NULL, 0)
+    elif type(out) is cnp.ndarray:
+        y = <cnp.ndarray>out
+        if (cnp.PyArray_TYPE(y) != cnp.PyArray_TYPE(a) or not cnp.PyArray_ISNOTSWAPPED(y)
+                or not cnp.PyArray_ISWRITEABLE(y) or not cnp.PyArray_SAMESHAPE(a, y) or overlap(a, y)):
+            return None
+    else:
+        return None
+
+    if cnp.PyArray_SIZE(a) == 0:
+        return y
+    if not describe(&args, a, y, axis):
+        return None
+    run(op, dtype, &args, cnp.PyArray_SIZE(a))
+    return y
+
+
+cdef void run(int op, int dtype, const fsm_args *args, ptrdiff_t size) noexcept:
+    cdef fsm_kernel *kernel = fsm_active_isa().kernels[op][dtype]
+    cdef ptrdiff_t units = fsm_units(args, dtype)
+    if size < GIL_ELEMENTS:
+        kernel(args, 0, units)
+    else:
+        with nogil:
+            kernel(args, 0, units)
+
+
+cdef bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether a and b may share memory in another way than element by element."""
+    cdef char *a_low
+    cdef char *a_high
+    cdef char *b_low
+    cdef char *b_high
+    cdef int d
+    cdef bint same = cnp.PyArray_BYTES(a) == cnp.PyArray_BYTES(b)
+    for d in range(cnp.PyArray_NDIM(a)):
+        same &= cnp.PyArray_STRIDE(a, d) == cnp.PyArray_STRIDE(b, d)
+    if same:
+        return False
+    extent(a, &a_low, &a_high)
+    extent(b, &b_low, &b_high)
+    return a_low < b_high and b_low < a_high
+
+
+cdef void extent(cnp.ndarray a, char **low, char **high) noexcept:
+    """The bytes of a lie in [low, high)."""
+    cdef ptrdiff_t span
+    cdef int d
+    low[0] = cnp.PyArray_BYTES(a)
+    high[0] = low[0] + cnp.PyArray_ITEMSIZE(a)
+    for d in range(cnp.PyArray_NDIM(a)):
+        span = (cnp.PyArray_DIM(a, d) - 1) * cnp.PyArray_STRIDE(a, d)
+        if cnp.PyArray_DIM(a, d) == 0:
+            high[0] = low[0]
+            return
+        if span < 0:
+            low[0] += span
+        else:
+            high[0] += span
+
+
+cdef bint describe(fsm_args *args, cnp.ndarray x, cnp.ndarray y, int axis) noexcept:
+    """Fills args: the dimensions besides the axis in the order they lie in memory, merged where they can be.
+
+    False if a stride is not a whole number of elements. No dimension may be 0.
+    """
+    cdef ptrdiff_t itemsize = cnp.PyArray_ITEMSIZE(x)
+    cdef int ndim = cnp.PyArray_NDIM(x)
+    cdef int d, k, last
+    cdef ptrdiff_t length, x_stride, y_stride
+
+    args.x = cnp.PyArray_DATA(x)
+    args.y = cnp.PyArray_DATA(y)
+    args.n = cnp.PyArray_DIM(x, axis)
+    args.columns = 0
+    if axis == ndim - 1 and cnp.PyArray_IS_C_CONTIGUOUS(x) and cnp.PyArray_IS_C_CONTIGUOUS(y):
+        args.x_step = args.y_step = 1
+        args.ndim = 1
+        args.shape[0] = cnp.PyArray_SIZE(x) // args.n
+        args.x_stride[0] = args.y_stride[0] = args.n
+        return True
+
+    args.ndim = 0
+    for d in range(ndim):
+        length = cnp.PyArray_DIM(x, d)
+        if length == 1:
+            x_stride = y_stride = 1  # never taken
+        elif cnp.PyArray_STRIDE(x, d) % itemsize or cnp.PyArray_STRIDE(y, d) % itemsize:
+            return False
+        else:
+            x_stride = cnp.PyArray_STRIDE(x, d) // itemsize
+            y_stride = cnp.PyArray_STRIDE(y, d) // itemsize
+        if d == axis:
+            args.x_step = x_stride
+            args.y_step = y_stride
+            continue
+        if length == 1:
+            continue
+        # Insertion sort by the size of the stride, the largest first.
+        k = args.ndim
+        while k > 0 and abs(args.x_stride[k - 1]) < abs(x_stride):
+            args.shape[k] = args.shape[k - 1]
+            args.x_stride[k] = args.x_stride[k - 1]
+            args.y_stride[k] = args.y_stride[k - 1]
+            k -= 1
+        args.shape[k] = length
+        args.x_stride[k] = x_stride
+        args.y_stride[k] = y_stride
+        args.ndim += 1
+
+    # Merge every dimension into the one before it that continues it, in both arrays.
+    last = 0
+    for d in range(1, args.ndim):
+        if (args.x_stride[last] == args.shape[d] * args.x_stride[d]
+                and args.y_stride[last] == args.shape[d] * args.y_stride[d]):
+            args.shape[last] *= args.shape[d]
+        else:
+            last += 1
+            args.shape[last] = args.shape[d]
+        args.x_stride[last] = args.x_stride[d]
+        args.y_stride[last] = args.y_stride[d]
+    if args.ndim:
+        args.ndim = last + 1
+
+    if (args.ndim and args.shape[last] >= MIN_COLUMNS and args.x_stride[last] == 1 and args.y_stride[last] == 1
+            and not (args.n > 1 and args.x_step == 1 and args.y_step == 1)):
+        args.columns = args.shape[last]
+        args.ndim -= 1
+    return True

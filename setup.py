@@ -1,0 +1,97 @@
+"""The build of the one extension module; everything else is in pyproject.toml.
+
+Switches, as environment variables: FSM_DEBUG=1 (-O1 -g, assertions), FSM_SANITIZE=address,undefined
+(any -fsanitize= list), FSM_COVERAGE=1 (gcov). CC and CFLAGS are honoured as usual.
+"""
+
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# csrc/isa/<name>.c, and the flags that let the compiler use that instruction set, by target machine. Only
+# these files get them: the rest runs before anybody knows what the CPU can do.
+ISA_FLAGS = {
+    "x86_64": {
+        "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"],
+        "avx2": ["-mavx2", "-mfma"],
+    },
+    "aarch64": {"neon": []},
+}
+MSVC_ISA_FLAGS = {"avx512": ["/arch:AVX512"], "avx2": ["/arch:AVX2"]}
+PORTABLE_ISAS = ["base", "scalar"]
+
+MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "win-amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+
+
+class BuildExt(build_ext):
+    """Compiles the sources side by side, each with its own flags."""
+
+    def build_extension(self, ext):
+        machine = self.machine()
+        isa_flags = ISA_FLAGS.get(machine, {})
+        msvc = self.compiler.compiler_type == "msvc"
+        isas = [*isa_flags, *PORTABLE_ISAS]
+        sources = {source: [] for source in [*ext.sources, "csrc/dispatch.c", "csrc/cpu.c"]}
+        for isa in isas:
+            sources[f"csrc/isa/{isa}.c"] = MSVC_ISA_FLAGS.get(isa, []) if msvc else isa_flags.get(isa, [])
+
+        flags, link_flags = self.common_flags(msvc)
+
+        def compile_one(source):
+            return self.compiler.compile(
+                [source],
+                output_dir=self.build_temp,
+                include_dirs=ext.include_dirs,
+                macros=ext.define_macros,
+                extra_postargs=flags + sources[source],
+            )
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = [obj for objs in pool.map(compile_one, sources) for obj in objs]
+        ext.sources, ext.extra_objects = [], objects
+        ext.extra_link_args = link_flags
+        super().build_extension(ext)
+
+    def machine(self):
+        """The machine that is built for, which need not be the one that builds."""
+        for part in reversed(self.plat_name.split("-")):  # linux-x86_64, macosx-11.0-arm64, win-amd64
+            if part in MACHINES:
+                return MACHINES[part]
+        return MACHINES.get(platform.machine().lower())
+
+    @staticmethod
+    def common_flags(msvc):
+        if msvc:
+            return ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise", "/W3"], []
+        # -ffp-contract=off: a*b + c is two roundings; where one is meant, the code says fma.
+        flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0"]
+        link_flags = []
+        if os.environ.get("FSM_DEBUG"):
+            flags += ["-O1", "-g", "-UNDEBUG"]
+        if sanitizers := os.environ.get("FSM_SANITIZE"):
+            flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-g"]
+            link_flags += [f"-fsanitize={sanitizers}"]
+        if os.environ.get("FSM_COVERAGE"):
+            flags += ["--coverage", "-O0"]
+            link_flags += ["--coverage"]
+        return flags, link_flags
+
+
+core = Extension(
+    "fastsoftmax._core",
+    ["fastsoftmax/_core.pyx"],
+    include_dirs=["csrc", numpy.get_include()],
+    define_macros=[
+        ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+        ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
+    ],
+    depends=sorted(str(path) for path in Path("csrc").rglob("*") if path.is_file()),
+)
+
+setup(ext_modules=cythonize([core], build_dir="build/cython"), cmdclass={"build_ext": BuildExt})

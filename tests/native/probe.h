@@ -1,0 +1,62 @@
+/* The vector layer as one function, for tests/test_vec.py. Compiled into an instruction set's file, once a
+ * precision, where the build defines FSM_PROBE as the path of this file. */
+
+/* Runs vec_<function> on blocks a, b, c and an integer n; writes its result and returns the bytes written. */
+size_t FN(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result);
+
+size_t FN(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result) {
+    const vec va = vec_load(a), vb = vec_load(b), vc = vec_load(c);
+    real *out = result;
+#define IS(name) (strcmp(function, #name) == 0)
+#define BLOCK(name, value)                                                                                             \
+    if (IS(name)) {                                                                                                    \
+        vec_store(out, value);                                                                                         \
+        return LANES * sizeof(real);                                                                                   \
+    }
+    BLOCK(load, va)
+    BLOCK(load_n, vec_load_n(a, n, b[0]))
+    BLOCK(set1, vec_set1(a[0]))
+    BLOCK(add, vec_add(va, vb))
+    BLOCK(sub, vec_sub(va, vb))
+    BLOCK(mul, vec_mul(va, vb))
+    BLOCK(fma, vec_fma(va, vb, vc))
+    BLOCK(scale, vec_scale(va, vb, vc))
+    BLOCK(max, vec_max(va, vb))
+    BLOCK(min, vec_min(va, vb))
+    BLOCK(clamp, vec_clamp(va, vb))
+    BLOCK(pow2, vec_pow2(va))
+    BLOCK(bits_sub, vec_bits_sub(va, vb))
+    if (IS(store)) {
+        vec_store(out, va);
+        return LANES * sizeof(real);
+    }
+    if (IS(store_n)) {
+        vec_store(out, vc);
+        vec_store_n(out, n, va);
+        return LANES * sizeof(real);
+    }
+    if (IS(hmax) || IS(hmin)) {
+        *out = IS(hmax) ? vec_hmax(va) : vec_hmin(va);
+        return sizeof(real);
+    }
+
+    /* Sums: a + b + c in each lane, and the fold of that. */
+    double *lanes = result;
+    vec_acc sum = vec_acc_add(vec_acc_add(vec_acc_add(vec_acc_zero(), va), vb), vc);
+    if (IS(acc_zero))
+        sum = vec_acc_zero();
+    if (IS(acc_merge))
+        sum = vec_acc_merge(sum, vec_acc_add(vec_acc_add(vec_acc_zero(), vc), vb));
+    if (IS(acc_fold)) {
+        fsm_sum total = vec_acc_fold(sum);
+        memcpy(result, &total, sizeof total);
+        return sizeof total;
+    }
+    if (IS(acc_zero) || IS(acc_add) || IS(acc_merge) || IS(acc_get)) {
+        vec_acc_get(sum, lanes, lanes + LANES);
+        return 2 * LANES * sizeof(double);
+    }
+    return 0;
+#undef IS
+#undef BLOCK
+}

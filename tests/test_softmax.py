@@ -1,0 +1,216 @@
+"""softmax: literal values, invariants, accuracy, subnormals, special values, empty shapes."""
+
+import fastsoftmax as fs
+import numpy as np
+import pytest
+import scipy.special
+from fastsoftmax import _core
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from reference import assert_same_bits, exact_softmax, mpmath_softmax, ulp_error
+from rows import LENGTHS, adversarial, breakers, ordinary
+
+MAX_ULP = _core.ops()["softmax"]
+MAX_SUBNORMAL_UNITS = 1  # of the smallest subnormal: half of it from the one rounding, the rest from e and 1/S
+
+
+def check_accuracy(rows, name):
+    got = fs.softmax(rows)
+    exact = exact_softmax(rows)
+    error = ulp_error(got, exact)
+    normal = exact >= np.finfo(got.dtype).smallest_normal
+    assert error[normal].max(initial=0) <= MAX_ULP, name
+    assert error[~normal].max(initial=0) <= MAX_SUBNORMAL_UNITS, name
+
+
+# ---- literal
+
+
+def test_one_element_is_exactly_one(isa, dtype):
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((1000, 1)) * 100).astype(dtype)
+    assert np.all(fs.softmax(x) == 1)
+    assert np.all(fs.softmax(x.reshape(1, 1000), axis=0) == 1)
+
+
+@pytest.mark.parametrize("power", range(8))
+def test_equal_elements_share_exactly(isa, dtype, power):
+    rng = np.random.default_rng(0)
+    n = 2**power
+    x = np.repeat((rng.standard_normal((200, 1)) * 100).astype(dtype), n, axis=1)
+    assert np.all(fs.softmax(x) == 1 / n)
+
+
+def test_known_values(isa, dtype):
+    log = np.log(np.arange(1, 5, dtype=np.longdouble)).astype(dtype)
+    np.testing.assert_allclose(fs.softmax(log), [0.1, 0.2, 0.3, 0.4], rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(fs.softmax(np.array([0, -np.inf, 0], dtype)), [0.5, 0, 0.5])
+    np.testing.assert_array_equal(fs.softmax(np.array([3e4, -3e4], dtype)), [1, 0])
+
+
+# ---- invariants
+
+
+def test_sums_to_one_and_keeps_order(isa, dtype):
+    rng = np.random.default_rng(0)
+    x = np.sort((rng.standard_normal((50, 300)) * 5).astype(dtype))
+    y = fs.softmax(x)
+    assert np.all(np.diff(y) >= 0)
+    np.testing.assert_allclose(y.sum(axis=1, dtype=np.longdouble), 1, rtol=2 * np.finfo(dtype).eps)
+
+
+def test_exact_shift_changes_little(isa, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-20, 20, (20, 300)).astype(dtype)
+    np.testing.assert_allclose(fs.softmax(x + 4096), fs.softmax(x), rtol=2 * MAX_ULP * np.finfo(dtype).eps)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float32, np.float64]),
+        hnp.array_shapes(max_dims=3, max_side=40),
+        elements=st.floats(-300, 300, width=32),
+    ),
+    st.data(),
+)
+def test_any_array_on_any_axis(x, data):
+    axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
+    got = fs.softmax(x, axis)
+    exact = exact_softmax(x, axis)
+    normal = exact >= np.finfo(x.dtype).smallest_normal
+    assert ulp_error(got, exact)[normal].max(initial=0) <= MAX_ULP
+    assert got.dtype == x.dtype
+    assert got.shape == x.shape
+
+
+# ---- accuracy
+
+
+def test_accuracy_of_ordinary_rows(isa, dtype):
+    for name, rows in ordinary(dtype):
+        check_accuracy(rows, name)
+
+
+def test_accuracy_of_rows_that_break_shortcuts(isa, dtype):
+    for name, rows in breakers(dtype):
+        check_accuracy(rows, name)
+
+
+def test_accuracy_of_adversarial_rows(isa, dtype):
+    for name, rows in adversarial(dtype, count=60 if isa in ("scalar", "base") else 400):
+        check_accuracy(rows, name)
+
+
+def test_the_oracle_against_mpmath(dtype):
+    rng = np.random.default_rng(3)
+    for spread in (1, 30, 300):
+        row = (rng.standard_normal(40) * spread).astype(dtype)
+        exact = mpmath_softmax(row)
+        relative = [abs(a - b) / b for a, b in zip(map(mpf, exact_softmax(row)), exact, strict=True) if b > 1e-4000]
+        assert max(relative) < 2.0**-61
+
+
+def mpf(value):
+    """A longdouble as an mpf, exactly."""
+    import mpmath
+
+    high = float(value)
+    with mpmath.workprec(200):
+        return mpmath.mpf(high) + mpmath.mpf(float(value - np.longdouble(high)))
+
+
+def test_scipy_agrees(isa):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30, 40, 50)) * 5
+    for axis in (0, 1, 2, -1):
+        np.testing.assert_allclose(fs.softmax(x, axis), scipy.special.softmax(x, axis), rtol=1e-13)
+
+
+# ---- subnormal numbers
+
+
+def test_subnormal_inputs_count_as_what_they_are(isa, dtype):
+    tiny = np.finfo(dtype).smallest_subnormal
+    x = np.array([[0, tiny, -tiny, 5 * tiny], [1, tiny, 1, tiny], [200, tiny, 200, 200]], dtype)
+    zeros = np.where(np.abs(x) < 1, 0, x).astype(dtype)
+    assert_same_bits(fs.softmax(x), fs.softmax(zeros))
+
+
+def test_subnormal_results_underflow_gradually(isa, dtype):
+    fmt = np.finfo(dtype)
+    # 2^-k relative to the largest: exact results from normal down through every subnormal to zero.
+    k = np.arange(-fmt.minexp - 3, -fmt.minexp + fmt.nmant + 6)
+    x = np.concatenate([[0], -k * np.log(np.longdouble(2))]).astype(dtype)
+    y = fs.softmax(x)
+    error = ulp_error(y, exact_softmax(x))
+    assert error.max() <= MAX_SUBNORMAL_UNITS + 1  # the first few are normal
+    assert np.count_nonzero(y) >= fmt.nmant + 3
+    assert y[-1] == 0
+
+
+def test_no_floating_point_exception_but_inexact(isa, dtype):
+    for name, rows in breakers(dtype):
+        with np.errstate(all="raise"):
+            np.sqrt(np.float64(4))  # clears the flags
+            fs.softmax(rows)
+            status = np.sqrt(np.float64(4))
+        assert status == 2, name
+
+
+# ---- NaN, inf, empty
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 31, 32, 33, 129, 2048, 5000])
+@pytest.mark.parametrize("special", [np.nan, -np.nan, np.inf])
+def test_a_nan_or_inf_spoils_its_row_only(isa, dtype, n, special):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((7, n)).astype(dtype)
+    good = fs.softmax(x)
+    for position in {0, n // 2, n - 1}:
+        bad = x.copy()
+        bad[3, position] = special
+        expected = good.copy()
+        expected[3] = np.nan  # the canonical quiet NaN, bits included
+        assert_same_bits(fs.softmax(bad), expected)
+        assert_same_bits(fs.softmax(np.asfortranarray(bad)), expected)
+
+
+def test_any_nan_payload_gives_the_one_nan(isa, dtype):
+    integer = "u4" if dtype == "float32" else "u8"
+    quiet = np.array([np.nan], dtype).view(integer)
+    x = np.zeros((2, 40), dtype)
+    x[0, 5] = (quiet + 77).view(dtype)[0]
+    signalling = quiet.copy()
+    signalling ^= np.array(1 << (22 if dtype == "float32" else 51), integer)
+    x.view(integer)[1, 7] = signalling[0] | 1
+    assert_same_bits(fs.softmax(x), np.full((2, 40), np.nan, dtype))
+    assert_same_bits(fs.softmax(x.T, axis=0), np.full((40, 2), np.nan, dtype))
+
+
+@pytest.mark.parametrize("n", [1, 5, 32, 200, 3000])
+def test_rows_of_minus_inf_are_nan(isa, dtype, n):
+    x = np.full((3, n), -np.inf, dtype)
+    x[1] = 0
+    expected = np.full((3, n), np.nan, dtype)
+    expected[1] = fs.softmax(x[1])
+    assert_same_bits(fs.softmax(x), expected)
+    assert_same_bits(fs.softmax(np.asfortranarray(x)), expected)
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3), (0, 0), (2, 0, 3), (3, 4, 0)])
+def test_empty(shape, dtype):
+    for axis in range(len(shape)):
+        y = fs.softmax(np.empty(shape, dtype), axis)
+        assert y.shape == shape
+        assert y.dtype == dtype
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_every_length_in_rows_and_columns(isa, dtype, n):
+    rng = np.random.default_rng(n)
+    x = (rng.standard_normal((5, n)) * 4).astype(dtype)
+    np.testing.assert_allclose(
+        fs.softmax(x), exact_softmax(x).astype(dtype), rtol=MAX_ULP * np.finfo(dtype).eps, atol=0
+    )

@@ -1,0 +1,107 @@
+"""Constants of the exponential in csrc/bind_f32.h and csrc/bind_f64.h.
+
+``exp(t) = 1 + t + t**2 * q(t)`` on ``|t| <= 0.375``: the reduced argument stays within ln2/2 = 0.347
+for ordinary rows; the rounded log2(e) widens that to 0.374 for float32 at ``|x| = 2**21``. q is the
+minimax polynomial of the relative error. Its coefficients are rounded to the format
+one at a time, the most significant first, each time refitting those that are still free (Brisebarre
+and Chevillard, "Efficient polynomial L-infinity approximations", 2007, describe the problem; this is
+its simplest good answer).
+
+Run ``python tools/exp_constants.py`` (ten seconds); ``tests/test_constants.py`` compares its
+output with the headers.
+"""
+
+import mpmath as mp
+import numpy as np
+
+mp.mp.prec = 200
+T_MAX = mp.mpf("0.375")
+
+
+def rounded(value, fmt):
+    """`value` (mpf) rounded to nearest in `fmt`, exactly, as an mpf."""
+    mantissa = {np.float32: 24, np.float64: 53}[fmt]
+    with mp.workprec(mantissa):
+        return +value
+
+
+def minimax(fixed, free):
+    """Coefficients {power: value} for `free`, close to the least max |1 - sum(c[i] t**i) / exp(t)|.
+
+    Lawson's iteration: weighted least squares, each weight multiplied by the error at its point. It
+    needs no alternating error curve, which the rounded coefficients in `fixed` would spoil.
+    """
+    grid = [T_MAX * mp.cos(mp.pi * (2 * i + 1) / 240) for i in range(120)]
+    rows = [[t**power / mp.exp(t) for power in free] for t in grid]
+    goal = [1 - sum(c * t**i for i, c in fixed.items()) / mp.exp(t) for t in grid]
+    weights = [mp.mpf(1)] * len(grid)
+    best, coefficients = mp.inf, None
+    for _ in range(60):
+        size = len(free)
+        normal = mp.matrix(size, size)
+        rhs = mp.matrix(size, 1)
+        for i in range(size):
+            rhs[i] = mp.fsum(w * r[i] * g for w, r, g in zip(weights, rows, goal, strict=True))
+            for j in range(i + 1):
+                normal[i, j] = mp.fsum(w * r[i] * r[j] for w, r in zip(weights, rows, strict=True))
+                normal[j, i] = normal[i, j]
+        solution = mp.lu_solve(normal, rhs)
+        errors = [
+            abs(g - mp.fsum(s * v for s, v in zip(solution, r, strict=True)))
+            for g, r in zip(goal, rows, strict=True)
+        ]
+        if max(errors) < best:
+            best, coefficients = max(errors), dict(zip(free, solution, strict=True))
+        weights = [w * e for w, e in zip(weights, errors, strict=True)]
+        total = mp.fsum(weights)
+        weights = [w / total for w in weights]
+    return coefficients
+
+
+def exp_polynomial(degree, fmt):
+    """Rounded coefficients c[0..degree] of exp on |t| <= T_MAX, and the largest relative error."""
+    fixed = {0: mp.mpf(1), 1: mp.mpf(1)}
+    for power in range(2, degree + 1):
+        fixed[power] = rounded(minimax(fixed, range(power, degree + 1))[power], fmt)
+    grid = [T_MAX * (mp.mpf(i) / 2000 - 1) for i in range(4001)]
+    worst = max(abs(1 - sum(c * t**i for i, c in fixed.items()) / mp.exp(t)) for t in grid)
+    return [fixed[i] for i in range(degree + 1)], worst
+
+
+def short(value, bits):
+    """`value` truncated to `bits` significant bits."""
+    exponent = int(mp.floor(mp.log(value, 2)))
+    scale = mp.mpf(2) ** (bits - 1 - exponent)
+    return mp.floor(value * scale) / scale
+
+
+def constants(fmt):
+    """{C macro name: float} for one precision, and the polynomial's error in ULP (of 1)."""
+    degree, mantissa, hi_bits = {np.float32: (6, 24, 24), np.float64: (11, 53, 32)}[fmt]
+    ln2 = mp.log(2)
+    # float32: the product n*LN2_HI is exact inside the FMA. float64: short enough (32 + 21 bits) to be
+    # exact even without one.
+    ln2_hi = rounded(ln2, fmt) if hi_bits == mantissa else short(ln2, hi_bits)
+    table = {
+        "LOG2E": rounded(1 / ln2, fmt),
+        "LN2": rounded(ln2, fmt),
+        "LN2_HI": ln2_hi,
+        "LN2_LO": rounded(ln2 - ln2_hi, fmt),
+    }
+    coefficients, worst = exp_polynomial(degree, fmt)
+    for power, coefficient in enumerate(coefficients):
+        table[f"EXP_C{power}"] = 2 * coefficient
+    return {name: float(value) for name, value in table.items()}, float(worst * 2 ** (mantissa - 1))
+
+
+def main():
+    for fmt in (np.float32, np.float64):
+        table, worst = constants(fmt)
+        suffix = "f" if fmt is np.float32 else ""
+        print(f"{fmt.__name__}: the polynomial alone is within {worst:.4f} ULP")
+        for name, value in table.items():
+            print(f"#define {name} {value.hex()}{suffix}")
+
+
+if __name__ == "__main__":
+    main()
