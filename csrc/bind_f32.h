@@ -17,11 +17,13 @@
 #define vec_scale vf32_scale
 #define vec_max vf32_max
 #define vec_min vf32_min
+#define vec_abs vf32_abs
 #define vec_clamp vf32_clamp
+#define vec_flush vf32_flush
 #define vec_pow2 vf32_pow2
 #define vec_bits_sub vf32_bits_sub
 #define vec_hmax vf32_hmax
-#define vec_hmin vf32_hmin
+#define vec_any_lt vf32_any_lt
 #define vec_acc_zero vf32_acc_zero
 #define vec_acc_add vf32_acc_add
 #define vec_acc_merge vf32_acc_merge
@@ -38,10 +40,7 @@
 /* kernels/math.h: exponentials carry a factor of 2^64. */
 #define ROUND_TO_INT 0x1.8p23f    /* added to a number, leaves its integer in the low bits */
 #define E_FLOOR 0x1p-89f          /* 2^-153 with that factor: its quotient rounds to zero */
-#define NARROW_EXPONENT 64        /* quotients from 2^-64 on meet no subnormal on the way */
-#define WIDE_EXPONENT 100         /* others do not either with a factor of 2^100 */
-#define WIDE_FACTOR 0x1p36f        /* 2^(WIDE_EXPONENT - 64) */
-#define WIDE_UNIT_BITS 0x1p-27f   /* WIDE_EXPONENT in the exponent field */
+#define Y_UNIT 0x1p-27f          /* 100 in the exponent field: quotients carry a factor of 2^100 */
 
 /* From tools/exp_constants.py: 2*exp(t), within 0.046 ULP for |t| <= 0.375; highest power first. */
 #define LOG2E 0x1.715476p+0f
@@ -56,12 +55,9 @@ FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
     return (fsm_sum){a.hi + b.hi, 0};
 }
 
-/* 1/S as hi + lo, for an S that carries the factor 2^64 and a result that does not. lo is dropped where
- * lo * 2^-64 would be subnormal; that is below 2^-37 of hi for any row of fewer than 2^24 elements. */
+/* 2^100/S as hi + lo: what multiplies e to give a quotient. S, like e, carries 2^64. */
 FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, real *hi, real *lo) {
-    double r = 0x1p64 / sum.hi;
+    double r = 0x1p100 / sum.hi;
     *hi = (float)r;
     *lo = (float)(r - *hi);
-    if (fabsf(*lo) < MIN_NORMAL * 0x1p64f)
-        *lo = 0;
 }

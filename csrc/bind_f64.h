@@ -17,11 +17,13 @@
 #define vec_scale vf64_scale
 #define vec_max vf64_max
 #define vec_min vf64_min
+#define vec_abs vf64_abs
 #define vec_clamp vf64_clamp
+#define vec_flush vf64_flush
 #define vec_pow2 vf64_pow2
 #define vec_bits_sub vf64_bits_sub
 #define vec_hmax vf64_hmax
-#define vec_hmin vf64_hmin
+#define vec_any_lt vf64_any_lt
 #define vec_acc_zero vf64_acc_zero
 #define vec_acc_add vf64_acc_add
 #define vec_acc_merge vf64_acc_merge
@@ -38,10 +40,7 @@
 /* kernels/math.h: exponentials carry a factor of 2^64. */
 #define ROUND_TO_INT 0x1.8p52     /* added to a number, leaves its integer in the low bits */
 #define E_FLOOR 0x1p-1015         /* 2^-1079 with that factor: its quotient rounds to zero */
-#define NARROW_EXPONENT 800       /* quotients from 2^-800 on meet no subnormal on the way */
-#define WIDE_EXPONENT 300         /* others do not either with a factor of 2^300 */
-#define WIDE_FACTOR 0x1p236        /* 2^(WIDE_EXPONENT - 64) */
-#define WIDE_UNIT_BITS 0x1p-723   /* WIDE_EXPONENT in the exponent field */
+#define Y_UNIT 0x1p-723          /* 300 in the exponent field: quotients carry a factor of 2^300 */
 
 /* From tools/exp_constants.py: 2*exp(t), within 0.043 ULP for |t| <= 0.375; highest power first. */
 #define LOG2E 0x1.71547652b82fep+0
@@ -61,11 +60,11 @@ FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
     return (fsm_sum){hi, (a.lo + b.lo) + error};
 }
 
-/* 1/S as hi + lo, for an S that carries the factor 2^64 and a result that does not. */
+/* 2^300/S as hi + lo: what multiplies e to give a quotient. S, like e, carries 2^64. */
 FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, real *hi, real *lo) {
     double s = sum.hi + sum.lo;
-    double rest = (sum.lo - (s - sum.hi)) * 0x1p-64;
-    s *= 0x1p-64;
+    double rest = (sum.lo - (s - sum.hi)) * 0x1p-300;
+    s *= 0x1p-300;
     *hi = 1 / s;
     *lo = (fma(-s, *hi, 1) - rest * *hi) * *hi;
 }

@@ -16,11 +16,13 @@
 #undef vec_scale
 #undef vec_max
 #undef vec_min
+#undef vec_abs
 #undef vec_clamp
+#undef vec_flush
 #undef vec_pow2
 #undef vec_bits_sub
 #undef vec_hmax
-#undef vec_hmin
+#undef vec_any_lt
 #undef vec_acc_zero
 #undef vec_acc_add
 #undef vec_acc_merge
@@ -33,10 +35,7 @@
 #undef real_bits
 #undef ROUND_TO_INT
 #undef E_FLOOR
-#undef NARROW_EXPONENT
-#undef WIDE_EXPONENT
-#undef WIDE_FACTOR
-#undef WIDE_UNIT_BITS
+#undef Y_UNIT
 #undef LOG2E
 #undef LN2
 #undef LN2_HI

@@ -23,7 +23,9 @@ FSM_INLINE vec vec_fma(vec a, vec b, vec c);         /* a*b + c */
 FSM_INLINE vec vec_scale(vec e, vec hi, vec lo);     /* e*hi + e*lo: fma(e, hi, e*lo) */
 FSM_INLINE vec vec_max(vec a, vec b);                /* a NaN gives either operand or NaN */
 FSM_INLINE vec vec_min(vec a, vec b);                /* a NaN gives either operand or NaN */
-FSM_INLINE vec vec_clamp(vec x, vec low);            /* max(x, low); NaN stays NaN; subnormal x may count as 0 */
+FSM_INLINE vec vec_abs(vec a);
+FSM_INLINE vec vec_clamp(vec x, vec low);            /* max(x, low); a NaN in x stays NaN */
+FSM_INLINE vec vec_flush(vec x);                     /* x; where subnormal operands cost time, 0 for a subnormal one */
 
 /* Bit patterns, as integers of the size of real. */
 FSM_INLINE vec vec_pow2(vec z);                      /* the lowest bits of z become the exponent field: z << mantissa bits */
@@ -31,7 +33,7 @@ FSM_INLINE vec vec_bits_sub(vec a, vec b);           /* bits(a) - bits(b) */
 
 /* Across the lanes, in any order: no bit depends on it. */
 FSM_INLINE real vec_hmax(vec a);
-FSM_INLINE real vec_hmin(vec a);
+FSM_INLINE bool vec_any_lt(vec a, vec b);            /* a < b in some lane */
 
 /* Sums. For float32 "+" below is the float64 sum. For float64 it is TwoSum (Knuth, TAOCP 4.2.2, theorem
  * B): hi takes the rounded sum, lo takes (lo of both, added) + the rounding error. */

@@ -40,9 +40,9 @@ cdef extern from "fsm.h" nogil:
 # From this many elements on, the GIL is released: handing it over costs about as much as computing them.
 cdef ptrdiff_t GIL_ELEMENTS = 1000
 
-# From this many columns on, they are computed side by side; fewer are gathered one by one. Measured on
-# (2000, 100, c) arrays: equal at 4 to 6 columns, AVX2 and AVX-512, float32 and float64.
-cdef ptrdiff_t MIN_COLUMNS = 5
+# From this many columns on, they are computed side by side; fewer are gathered one by one. Measured on arrays
+# (outer, n, c): the two are equal at c = 4 to 5 for n = 10, at 8 to 10 for n = 100 and 1000 (AVX2, AVX-512).
+cdef ptrdiff_t MIN_COLUMNS = 8
 
 
 def ops():

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastsoftmax import _check, _core
+from fastsoftmax import _check
+from fastsoftmax._core import normalize, ops
 
-_OPS = list(_core.ops())
+_OPS = list(ops())
 _SOFTMAX = _OPS.index("softmax")
 
 
@@ -53,7 +54,7 @@ def softmax(
     Notes
     -----
     Every normal result is within 6 ULP of the exact softmax of the given numbers, and usually within 2; results
-    below the smallest normal number are correct to a unit of the smallest subnormal. float16 and bfloat16
+    below the smallest normal number are within 2 units of the smallest subnormal. float16 and bfloat16
     results are the float32 result rounded once. A slice with a NaN or +inf in it, or all -inf, is NaN throughout.
 
     Equal rows give equal bits, whatever the batch around them, the axis, the memory order or the CPU (with FMA).
@@ -70,19 +71,19 @@ def softmax(
     >>> logits = np.array([[1, 2], [3, 5]], dtype=np.float32)
     >>> fs.softmax(logits, axis=0)
     array([[0.11920292, 0.04742587],
-           [0.880797  , 0.95257413]], dtype=float32)
+           [0.8807971 , 0.95257413]], dtype=float32)
     >>> fs.softmax(logits, out=logits) is logits
     True
     """
     if dtype is None and type(axis) is int:
-        y = _core.normalize(_SOFTMAX, x, axis, out)
+        y = normalize(_SOFTMAX, x, axis, out)
         if y is not None:
             return y
     return _converted(_SOFTMAX, x, axis, out, dtype)
 
 
 def _converted(op: int, x: ArrayLike, axis: Any, out: Any, dtype: Any) -> Any:
-    """What `_core.normalize` did not take as it came: checked, and converted where it must be."""
+    """What `normalize` did not take as it came: checked, and converted where it must be."""
     name = _OPS[op]
     a = _check.array(name, x)
     axis = _check.axis(axis, a.ndim)
@@ -90,15 +91,15 @@ def _converted(op: int, x: ArrayLike, axis: Any, out: Any, dtype: Any) -> Any:
     target = None if out is None else _check.out(out, a.shape, result)
 
     y = None
-    if a.ndim and result == compute:
-        y = _core.normalize(op, a, axis, target)
+    if a.ndim and a.dtype == compute == result:
+        y = normalize(op, a, axis, target)
     if y is None:
         with np.errstate(over="ignore"):  # too large for float32: inf
             y = np.array(a, dtype=compute, order="K", ndmin=1)
-        _core.normalize(op, y, axis, y)
+        normalize(op, y, axis, y)
         y = y if a.ndim else y[0]
         if dtype is not None or target is None:
-            y = y.astype(result)
+            y = y.astype(result, copy=False)
         if target is not None:
             np.copyto(target, y, casting="same_kind")
     return y if out is None else out

@@ -85,13 +85,22 @@ FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
     return a;
 }
 
-/* Of two operands, one of them NaN, vmaxps gives the second. x without an exponent field counts as 0. */
+FSM_INLINE vf32 vf32_abs(vf32 a) {
+    EACH(i) a.v[i] = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v[i]);
+    return a;
+}
+
+/* Of two operands, one of them NaN, vmaxps gives the second. */
 FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
+    return vf32_max(low, x);
+}
+
+FSM_INLINE vf32 vf32_flush(vf32 x) {
     const __m256i exponent = _mm256_set1_epi32(0x7f800000);
     EACH(i) {
         __m256i field = _mm256_and_si256(_mm256_castps_si256(x.v[i]), exponent);
-        __m256 zero = _mm256_castsi256_ps(_mm256_cmpeq_epi32(field, _mm256_setzero_si256()));
-        x.v[i] = _mm256_max_ps(low.v[i], _mm256_andnot_ps(zero, x.v[i]));
+        __m256i zero = _mm256_cmpeq_epi32(field, _mm256_setzero_si256());
+        x.v[i] = _mm256_andnot_ps(_mm256_castsi256_ps(zero), x.v[i]);
     }
     return x;
 }
@@ -114,11 +123,9 @@ FSM_INLINE float vf32_hmax(vf32 a) {
     return _mm_cvtss_f32(_mm_max_ss(w2, _mm_movehdup_ps(w2)));
 }
 
-FSM_INLINE float vf32_hmin(vf32 a) {
-    __m256 w8 = _mm256_min_ps(_mm256_min_ps(a.v[0], a.v[1]), _mm256_min_ps(a.v[2], a.v[3]));
-    __m128 w4 = _mm_min_ps(_mm256_castps256_ps128(w8), _mm256_extractf128_ps(w8, 1));
-    __m128 w2 = _mm_min_ps(w4, _mm_movehl_ps(w4, w4));
-    return _mm_cvtss_f32(_mm_min_ss(w2, _mm_movehdup_ps(w2)));
+FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
+    EACH(i) a.v[i] = _mm256_cmp_ps(a.v[i], b.v[i], _CMP_LT_OQ);
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_or_ps(a.v[0], a.v[1]), _mm256_or_ps(a.v[2], a.v[3])));
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -240,12 +247,21 @@ FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
     return a;
 }
 
+FSM_INLINE vf64 vf64_abs(vf64 a) {
+    EACH(i) a.v[i] = _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v[i]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
+    return vf64_max(low, x);
+}
+
+FSM_INLINE vf64 vf64_flush(vf64 x) {
     const __m256i exponent = _mm256_set1_epi64x(0x7ff0000000000000);
     EACH(i) {
         __m256i field = _mm256_and_si256(_mm256_castpd_si256(x.v[i]), exponent);
-        __m256d zero = _mm256_castsi256_pd(_mm256_cmpeq_epi64(field, _mm256_setzero_si256()));
-        x.v[i] = _mm256_max_pd(low.v[i], _mm256_andnot_pd(zero, x.v[i]));
+        __m256i zero = _mm256_cmpeq_epi64(field, _mm256_setzero_si256());
+        x.v[i] = _mm256_andnot_pd(_mm256_castsi256_pd(zero), x.v[i]);
     }
     return x;
 }
@@ -267,10 +283,9 @@ FSM_INLINE double vf64_hmax(vf64 a) {
     return _mm_cvtsd_f64(_mm_max_sd(w2, _mm_unpackhi_pd(w2, w2)));
 }
 
-FSM_INLINE double vf64_hmin(vf64 a) {
-    __m256d w4 = _mm256_min_pd(_mm256_min_pd(a.v[0], a.v[1]), _mm256_min_pd(a.v[2], a.v[3]));
-    __m128d w2 = _mm_min_pd(_mm256_castpd256_pd128(w4), _mm256_extractf128_pd(w4, 1));
-    return _mm_cvtsd_f64(_mm_min_sd(w2, _mm_unpackhi_pd(w2, w2)));
+FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
+    EACH(i) a.v[i] = _mm256_cmp_pd(a.v[i], b.v[i], _CMP_LT_OQ);
+    return _mm256_movemask_pd(_mm256_or_pd(_mm256_or_pd(a.v[0], a.v[1]), _mm256_or_pd(a.v[2], a.v[3])));
 }
 
 FSM_INLINE vf64_acc vf64_acc_zero(void) {

@@ -81,15 +81,19 @@ FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
     return a;
 }
 
-/* Of two operands, one of them NaN, vmaxps gives the second. Lanes without an exponent field are left
- * out and get what 0 would. */
+FSM_INLINE vf32 vf32_abs(vf32 a) {
+    EACH(i) a.v[i] = _mm512_abs_ps(a.v[i]);
+    return a;
+}
+
+/* Of two operands, one of them NaN, vmaxps gives the second. */
 FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
+    return vf32_max(low, x);
+}
+
+FSM_INLINE vf32 vf32_flush(vf32 x) {
     const __m512i exponent = _mm512_set1_epi32(0x7f800000);
-    EACH(i) {
-        __mmask16 normal = _mm512_test_epi32_mask(_mm512_castps_si512(x.v[i]), exponent);
-        __m512 of_zero = _mm512_max_ps(low.v[i], _mm512_setzero_ps());
-        x.v[i] = _mm512_mask_max_ps(of_zero, normal, low.v[i], x.v[i]);
-    }
+    EACH(i) x.v[i] = _mm512_maskz_mov_ps(_mm512_test_epi32_mask(_mm512_castps_si512(x.v[i]), exponent), x.v[i]);
     return x;
 }
 
@@ -108,8 +112,8 @@ FSM_INLINE float vf32_hmax(vf32 a) {
     return _mm512_reduce_max_ps(_mm512_max_ps(a.v[0], a.v[1]));
 }
 
-FSM_INLINE float vf32_hmin(vf32 a) {
-    return _mm512_reduce_min_ps(_mm512_min_ps(a.v[0], a.v[1]));
+FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
+    return _mm512_cmp_ps_mask(a.v[0], b.v[0], _CMP_LT_OQ) | _mm512_cmp_ps_mask(a.v[1], b.v[1], _CMP_LT_OQ);
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -223,13 +227,18 @@ FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
     return a;
 }
 
+FSM_INLINE vf64 vf64_abs(vf64 a) {
+    EACH(i) a.v[i] = _mm512_abs_pd(a.v[i]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
+    return vf64_max(low, x);
+}
+
+FSM_INLINE vf64 vf64_flush(vf64 x) {
     const __m512i exponent = _mm512_set1_epi64(0x7ff0000000000000);
-    EACH(i) {
-        __mmask8 normal = _mm512_test_epi64_mask(_mm512_castpd_si512(x.v[i]), exponent);
-        __m512d of_zero = _mm512_max_pd(low.v[i], _mm512_setzero_pd());
-        x.v[i] = _mm512_mask_max_pd(of_zero, normal, low.v[i], x.v[i]);
-    }
+    EACH(i) x.v[i] = _mm512_maskz_mov_pd(_mm512_test_epi64_mask(_mm512_castpd_si512(x.v[i]), exponent), x.v[i]);
     return x;
 }
 
@@ -248,8 +257,8 @@ FSM_INLINE double vf64_hmax(vf64 a) {
     return _mm512_reduce_max_pd(_mm512_max_pd(a.v[0], a.v[1]));
 }
 
-FSM_INLINE double vf64_hmin(vf64 a) {
-    return _mm512_reduce_min_pd(_mm512_min_pd(a.v[0], a.v[1]));
+FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
+    return _mm512_cmp_pd_mask(a.v[0], b.v[0], _CMP_LT_OQ) | _mm512_cmp_pd_mask(a.v[1], b.v[1], _CMP_LT_OQ);
 }
 
 FSM_INLINE vf64_acc vf64_acc_zero(void) {

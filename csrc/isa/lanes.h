@@ -4,6 +4,7 @@
 #define FSM_KEEP_FUNCTIONS
 #include "../fsm.h"
 
+#include <math.h>
 #include <string.h>
 
 #define EACH(j, lanes) for (int j = 0; j < (lanes); j++)
@@ -80,8 +81,18 @@ FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
     return a;
 }
 
+FSM_INLINE vf32 vf32_abs(vf32 a) {
+    EACH(j, 32) a.v[j] = fabsf(a.v[j]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
     EACH(j, 32) x.v[j] = low.v[j] > x.v[j] ? low.v[j] : x.v[j];
+    return x;
+}
+
+FSM_INLINE vf32 vf32_flush(vf32 x) {
+    EACH(j, 32) x.v[j] = fabsf(x.v[j]) < 0x1p-126f ? 0 : x.v[j];
     return x;
 }
 
@@ -107,9 +118,10 @@ FSM_INLINE float vf32_hmax(vf32 a) {
     return a.v[0];
 }
 
-FSM_INLINE float vf32_hmin(vf32 a) {
-    EACH(j, 32) a.v[0] = a.v[j] < a.v[0] ? a.v[j] : a.v[0];
-    return a.v[0];
+FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
+    bool any = false;
+    EACH(j, 32) any |= a.v[j] < b.v[j];
+    return any;
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -211,8 +223,18 @@ FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
     return a;
 }
 
+FSM_INLINE vf64 vf64_abs(vf64 a) {
+    EACH(j, 16) a.v[j] = fabs(a.v[j]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
     EACH(j, 16) x.v[j] = low.v[j] > x.v[j] ? low.v[j] : x.v[j];
+    return x;
+}
+
+FSM_INLINE vf64 vf64_flush(vf64 x) {
+    EACH(j, 16) x.v[j] = fabs(x.v[j]) < 0x1p-1022 ? 0 : x.v[j];
     return x;
 }
 
@@ -238,9 +260,10 @@ FSM_INLINE double vf64_hmax(vf64 a) {
     return a.v[0];
 }
 
-FSM_INLINE double vf64_hmin(vf64 a) {
-    EACH(j, 16) a.v[0] = a.v[j] < a.v[0] ? a.v[j] : a.v[0];
-    return a.v[0];
+FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
+    bool any = false;
+    EACH(j, 16) any |= a.v[j] < b.v[j];
+    return any;
 }
 
 FSM_INLINE vf64_acc vf64_acc_zero(void) {

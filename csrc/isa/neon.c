@@ -1,5 +1,5 @@
 /* NEON (AArch64): a block is eight registers. vmaxq and vminq give NaN for a NaN operand; subnormal operands cost
- * nothing, so vec_clamp leaves them. */
+ * nothing, so vec_flush leaves them. */
 #include "../fsm.h"
 
 #include <arm_neon.h>
@@ -81,8 +81,17 @@ FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
     return a;
 }
 
+FSM_INLINE vf32 vf32_abs(vf32 a) {
+    EACH(i) a.v[i] = vabsq_f32(a.v[i]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
     return vf32_max(x, low);
+}
+
+FSM_INLINE vf32 vf32_flush(vf32 x) {
+    return x;
 }
 
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
@@ -104,12 +113,10 @@ FSM_INLINE float vf32_hmax(vf32 a) {
     return vmaxvq_f32(a.v[0]);
 }
 
-FSM_INLINE float vf32_hmin(vf32 a) {
-    FSM_UNROLL
-    for (int width = 4; width > 0; width /= 2)
-        for (int i = 0; i < width; i++)
-            a.v[i] = vminq_f32(a.v[i], a.v[i + width]);
-    return vminvq_f32(a.v[0]);
+FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
+    uint32x4_t any = vdupq_n_u32(0);
+    EACH(i) any = vorrq_u32(any, vcltq_f32(a.v[i], b.v[i]));
+    return (vmaxvq_u32(any)) != 0;
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -224,8 +231,17 @@ FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
     return a;
 }
 
+FSM_INLINE vf64 vf64_abs(vf64 a) {
+    EACH(i) a.v[i] = vabsq_f64(a.v[i]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
     return vf64_max(x, low);
+}
+
+FSM_INLINE vf64 vf64_flush(vf64 x) {
+    return x;
 }
 
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
@@ -247,12 +263,10 @@ FSM_INLINE double vf64_hmax(vf64 a) {
     return vmaxvq_f64(a.v[0]);
 }
 
-FSM_INLINE double vf64_hmin(vf64 a) {
-    FSM_UNROLL
-    for (int width = 4; width > 0; width /= 2)
-        for (int i = 0; i < width; i++)
-            a.v[i] = vminq_f64(a.v[i], a.v[i + width]);
-    return vminvq_f64(a.v[0]);
+FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
+    uint64x2_t any = vdupq_n_u64(0);
+    EACH(i) any = vorrq_u64(any, vcltq_f64(a.v[i], b.v[i]));
+    return (vgetq_lane_u64(any, 0) | vgetq_lane_u64(any, 1)) != 0;
 }
 
 FSM_INLINE vf64_acc vf64_acc_zero(void) {

@@ -88,8 +88,17 @@ FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
     return a;
 }
 
+FSM_INLINE vf32 vf32_abs(vf32 a) {
+    EACH(i) a.v[i] = svabs_f32_x(ALL32, a.v[i]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
     return vf32_max(x, low);
+}
+
+FSM_INLINE vf32 vf32_flush(vf32 x) {
+    return x;
 }
 
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
@@ -110,11 +119,10 @@ FSM_INLINE float vf32_hmax(vf32 a) {
     return svmaxv_f32(ALL32, a.v[0]);
 }
 
-FSM_INLINE float vf32_hmin(vf32 a) {
-    FSM_UNROLL
-    for (int i = 1; i < REGISTERS; i++)
-        a.v[0] = svmin_f32_x(ALL32, a.v[0], a.v[i]);
-    return svminv_f32(ALL32, a.v[0]);
+FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
+    svbool_t any = svpfalse_b();
+    EACH(i) any = svorr_b_z(ALL32, any, svcmplt_f32(ALL32, a.v[i], b.v[i]));
+    return svptest_any(ALL32, any);
 }
 
 /* ---- float64 */
@@ -200,8 +208,17 @@ FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
     return a;
 }
 
+FSM_INLINE vf64 vf64_abs(vf64 a) {
+    EACH(i) a.v[i] = svabs_f64_x(ALL64, a.v[i]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
     return vf64_max(x, low);
+}
+
+FSM_INLINE vf64 vf64_flush(vf64 x) {
+    return x;
 }
 
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
@@ -222,11 +239,10 @@ FSM_INLINE double vf64_hmax(vf64 a) {
     return svmaxv_f64(ALL64, a.v[0]);
 }
 
-FSM_INLINE double vf64_hmin(vf64 a) {
-    FSM_UNROLL
-    for (int i = 1; i < REGISTERS; i++)
-        a.v[0] = svmin_f64_x(ALL64, a.v[0], a.v[i]);
-    return svminv_f64(ALL64, a.v[0]);
+FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
+    svbool_t any = svpfalse_b();
+    EACH(i) any = svorr_b_z(ALL64, any, svcmplt_f64(ALL64, a.v[i], b.v[i]));
+    return svptest_any(ALL64, any);
 }
 
 FSM_INLINE vf64_acc vf64_acc_zero(void) {

@@ -42,36 +42,47 @@ FSM_INLINE void FN(cursor_next)(FN(cursor) * cursor, const fsm_args *args) {
 
 /* ---- rows: one at a time, by chunks of at most FSM_CHUNK contiguous elements */
 
+/* What the first sweep finds: the largest x, and the smallest |x|, which tells whether any is subnormal. */
 typedef struct {
-    vec max, min;
+    vec max, least;
 } FN(range);
+
+FSM_INLINE FN(range) FN(range_of)(vec a) {
+    return (FN(range)){a, vec_abs(a)};
+}
+
+FSM_INLINE FN(range) FN(range_join)(FN(range) a, FN(range) b) {
+    return (FN(range)){vec_max(a.max, b.max), vec_min(a.least, b.least)};
+}
+
+/* Whether a subnormal (or a zero, which needs no care but gets it) is among them. */
+FSM_INLINE bool FN(range_has_subnormal)(FN(range) range) {
+    return vec_any_lt(range.least, vec_set1(MIN_NORMAL));
+}
 
 /* Widens `range` by n elements of x; `member` is any number in it. */
 FSM_INLINE FN(range) FN(range_chunk)(FN(range) range, const real *x, ptrdiff_t n, real member) {
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        vec a = vec_load(x + i), b = vec_load(x + i + LANES);
-        vec c = vec_load(x + i + 2 * LANES), d = vec_load(x + i + 3 * LANES);
-        range.max = vec_max(range.max, vec_max(vec_max(a, b), vec_max(c, d)));
-        range.min = vec_min(range.min, vec_min(vec_min(a, b), vec_min(c, d)));
+        FN(range) a = FN(range_of)(vec_load(x + i)), b = FN(range_of)(vec_load(x + i + LANES));
+        FN(range) c = FN(range_of)(vec_load(x + i + 2 * LANES)), d = FN(range_of)(vec_load(x + i + 3 * LANES));
+        range = FN(range_join)(range, FN(range_join)(FN(range_join)(a, b), FN(range_join)(c, d)));
     }
-    for (; i < n; i += LANES) {
-        vec a = n - i < LANES ? vec_load_n(x + i, n - i, member) : vec_load(x + i);
-        range.max = vec_max(range.max, a);
-        range.min = vec_min(range.min, a);
-    }
+    for (; i + LANES <= n; i += LANES)
+        range = FN(range_join)(range, FN(range_of)(vec_load(x + i)));
+    if (i < n)
+        range = FN(range_join)(range, FN(range_of)(vec_load_n(x + i, n - i, member)));
     return range;
 }
 
-/* e = exp(x) for the n elements of one chunk, in the frame's scale, and their sum. e may be x. */
-FSM_INLINE fsm_sum FN(exp_chunk)(const real *x, real *e, ptrdiff_t n, FN(exp_frame) frame, bool shifted) {
+FSM_INLINE fsm_sum FN(exp_chunk_body)(const real *x, real *e, ptrdiff_t n, FN(exp_frame) frame, bool careful) {
     vec_acc lanes = vec_acc_zero();
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        vec s0 = FN(exp)(vec_load(x + i), frame, shifted);
-        vec s1 = FN(exp)(vec_load(x + i + LANES), frame, shifted);
-        vec s2 = FN(exp)(vec_load(x + i + 2 * LANES), frame, shifted);
-        vec s3 = FN(exp)(vec_load(x + i + 3 * LANES), frame, shifted);
+        vec s0 = FN(exp)(vec_load(x + i), frame, careful);
+        vec s1 = FN(exp)(vec_load(x + i + LANES), frame, careful);
+        vec s2 = FN(exp)(vec_load(x + i + 2 * LANES), frame, careful);
+        vec s3 = FN(exp)(vec_load(x + i + 3 * LANES), frame, careful);
         vec_store(e + i, s0);
         vec_store(e + i + LANES, s1);
         vec_store(e + i + 2 * LANES, s2);
@@ -82,7 +93,7 @@ FSM_INLINE fsm_sum FN(exp_chunk)(const real *x, real *e, ptrdiff_t n, FN(exp_fra
         vec s[4] = {vec_set1(0), vec_set1(0), vec_set1(0), vec_set1(0)};
         for (int step = 0; i < n; step++, i += LANES) {
             ptrdiff_t count = n - i < LANES ? n - i : LANES;
-            s[step] = FN(exp)(vec_load_n(x + i, count, -INFINITY), frame, shifted);
+            s[step] = FN(exp)(vec_load_n(x + i, count, -INFINITY), frame, careful);
             vec_store_n(e + i, count, s[step]);
         }
         lanes = vec_acc_add(lanes, vec_add(vec_add(s[0], s[2]), vec_add(s[1], s[3])));
@@ -90,13 +101,18 @@ FSM_INLINE fsm_sum FN(exp_chunk)(const real *x, real *e, ptrdiff_t n, FN(exp_fra
     return vec_acc_fold(lanes);
 }
 
+/* e = exp(x) for the n elements of one chunk, in the frame's scale, and their sum. e may be x. */
+FSM_INLINE fsm_sum FN(exp_chunk)(const real *x, real *e, ptrdiff_t n, FN(exp_frame) frame, bool careful) {
+    return careful ? FN(exp_chunk_body)(x, e, n, frame, true) : FN(exp_chunk_body)(x, e, n, frame, false);
+}
+
 /* y = e/S in place for n elements (FN(quotient)). */
-FSM_INLINE void FN(quotient_chunk)(real *y, ptrdiff_t n, FN(divisor) divisor, bool narrow) {
+FSM_INLINE void FN(quotient_chunk)(real *y, ptrdiff_t n, FN(divisor) divisor) {
     ptrdiff_t i = 0;
     for (; i + LANES <= n; i += LANES)
-        vec_store(y + i, FN(quotient)(vec_load(y + i), divisor, narrow));
+        vec_store(y + i, FN(quotient)(vec_load(y + i), divisor));
     if (i < n)
-        vec_store_n(y + i, n - i, FN(quotient)(vec_load_n(y + i, n - i, 0), divisor, narrow));
+        vec_store_n(y + i, n - i, FN(quotient)(vec_load_n(y + i, n - i, 0), divisor));
 }
 
 /* The one NaN that results hold: propagated ones differ between CPUs. */
@@ -108,8 +124,9 @@ FSM_INLINE void FN(fill_nan)(real *y, ptrdiff_t step, ptrdiff_t n) {
 
 /* ---- strips: up to LANES columns at a time, along the axis; `count` of them exist */
 
+/* Columns that do not exist hold 1, which needs no care. */
 FSM_INLINE vec FN(load_columns)(const real *x, ptrdiff_t count) {
-    return count == LANES ? vec_load(x) : vec_load_n(x, count, 0);
+    return count == LANES ? vec_load(x) : vec_load_n(x, count, 1);
 }
 
 FSM_INLINE void FN(store_columns)(real *y, ptrdiff_t count, vec a) {
@@ -120,29 +137,24 @@ FSM_INLINE void FN(store_columns)(real *y, ptrdiff_t count, vec a) {
 }
 
 FSM_INLINE FN(range) FN(range_strip)(const real *x, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count) {
-    vec first = FN(load_columns)(x, count);
-    FN(range) range = {first, first};
-    for (ptrdiff_t i = 1; i < n; i++) {
-        vec a = FN(load_columns)(x + i * step, count);
-        range.max = vec_max(range.max, a);
-        range.min = vec_min(range.min, a);
-    }
+    FN(range) range = FN(range_of)(FN(load_columns)(x, count));
+    for (ptrdiff_t i = 1; i < n; i++)
+        range = FN(range_join)(range, FN(range_of)(FN(load_columns)(x + i * step, count)));
     return range;
 }
 
 /* e = exp(x) for one row of the strip, or +0 beyond its end. */
 FSM_INLINE vec FN(exp_columns)(const real *x, ptrdiff_t x_step, real *e, ptrdiff_t e_step, ptrdiff_t i, ptrdiff_t n,
-                               ptrdiff_t count, FN(exp_frame) frame, bool shifted) {
+                               ptrdiff_t count, FN(exp_frame) frame, bool careful) {
     if (i >= n)
         return vec_set1(0);
-    vec a = FN(exp)(FN(load_columns)(x + i * x_step, count), frame, shifted);
+    vec a = FN(exp)(FN(load_columns)(x + i * x_step, count), frame, careful);
     FN(store_columns)(e + i * e_step, count, a);
     return a;
 }
 
-/* e = exp(x) for a strip, and the sums of its columns. e may be x. */
-FSM_INLINE vec_acc FN(exp_strip)(const real *x, ptrdiff_t x_step, real *e, ptrdiff_t e_step, ptrdiff_t n, ptrdiff_t count,
-                                 FN(exp_frame) frame, bool shifted) {
+FSM_INLINE vec_acc FN(exp_strip_body)(const real *x, ptrdiff_t x_step, real *e, ptrdiff_t e_step, ptrdiff_t n, ptrdiff_t count,
+                                 FN(exp_frame) frame, bool careful) {
     vec_acc total = vec_acc_zero();
     for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
         ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
@@ -153,10 +165,10 @@ FSM_INLINE vec_acc FN(exp_strip)(const real *x, ptrdiff_t x_step, real *e, ptrdi
         for (ptrdiff_t group = chunk; group < end; group += 4 * LANES) {
             for (int j = 0; j < used && group + j < end; j++) {
                 ptrdiff_t i = group + j;
-                vec s0 = FN(exp_columns)(x, x_step, e, e_step, i, end, count, frame, shifted);
-                vec s1 = FN(exp_columns)(x, x_step, e, e_step, i + LANES, end, count, frame, shifted);
-                vec s2 = FN(exp_columns)(x, x_step, e, e_step, i + 2 * LANES, end, count, frame, shifted);
-                vec s3 = FN(exp_columns)(x, x_step, e, e_step, i + 3 * LANES, end, count, frame, shifted);
+                vec s0 = FN(exp_columns)(x, x_step, e, e_step, i, end, count, frame, careful);
+                vec s1 = FN(exp_columns)(x, x_step, e, e_step, i + LANES, end, count, frame, careful);
+                vec s2 = FN(exp_columns)(x, x_step, e, e_step, i + 2 * LANES, end, count, frame, careful);
+                vec s3 = FN(exp_columns)(x, x_step, e, e_step, i + 3 * LANES, end, count, frame, careful);
                 lanes[j] = vec_acc_add(lanes[j], vec_add(vec_add(s0, s2), vec_add(s1, s3)));
             }
         }
@@ -169,10 +181,17 @@ FSM_INLINE vec_acc FN(exp_strip)(const real *x, ptrdiff_t x_step, real *e, ptrdi
     return total;
 }
 
+/* e = exp(x) for a strip, and the sums of its columns. e may be x. */
+FSM_INLINE vec_acc FN(exp_strip)(const real *x, ptrdiff_t x_step, real *e, ptrdiff_t e_step, ptrdiff_t n, ptrdiff_t count,
+                                 FN(exp_frame) frame, bool careful) {
+    return careful ? FN(exp_strip_body)(x, x_step, e, e_step, n, count, frame, true)
+                   : FN(exp_strip_body)(x, x_step, e, e_step, n, count, frame, false);
+}
+
 /* y = e/S in place for a strip (FN(quotient)). */
-FSM_INLINE void FN(quotient_strip)(real *y, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count, FN(divisor) divisor, bool narrow) {
+FSM_INLINE void FN(quotient_strip)(real *y, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count, FN(divisor) divisor) {
     for (ptrdiff_t i = 0; i < n; i++) {
         vec e = FN(load_columns)(y + i * step, count);
-        FN(store_columns)(y + i * step, count, FN(quotient)(e, divisor, narrow));
+        FN(store_columns)(y + i * step, count, FN(quotient)(e, divisor));
     }
 }

@@ -23,7 +23,9 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
     BLOCK(scale, vec_scale(va, vb, vc))
     BLOCK(max, vec_max(va, vb))
     BLOCK(min, vec_min(va, vb))
+    BLOCK(abs, vec_abs(va))
     BLOCK(clamp, vec_clamp(va, vb))
+    BLOCK(flush, vec_flush(va))
     BLOCK(pow2, vec_pow2(va))
     BLOCK(bits_sub, vec_bits_sub(va, vb))
     if (IS(store)) {
@@ -35,8 +37,8 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         vec_store_n(out, n, va);
         return LANES * sizeof(real);
     }
-    if (IS(hmax) || IS(hmin)) {
-        *out = IS(hmax) ? vec_hmax(va) : vec_hmin(va);
+    if (IS(hmax) || IS(any_lt)) {
+        *out = IS(hmax) ? vec_hmax(va) : vec_any_lt(va, vb);
         return sizeof(real);
     }
 

@@ -1,0 +1,41 @@
+"""The constants in the headers are those that tools/ computes."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from toolchains import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+from exp_constants import constants
+
+
+@pytest.mark.parametrize("fmt", [np.float32, np.float64])
+def test_exponential(fmt):
+    header = (ROOT / "csrc" / f"bind_f{np.dtype(fmt).itemsize * 8}.h").read_text()
+    expected, worst = constants(fmt)
+    number = r"-?0x[0-9a-f.]+p[+-]\d+"
+    for name in ("LOG2E", "LN2", "LN2_HI", "LN2_LO"):
+        written = re.search(rf"#define {name} ({number})", header)[1]
+        assert float.fromhex(written) == expected[name]
+    polynomial = re.search(r"#define EXP_POLYNOMIAL([^}]*)\}", header)[1]
+    written = [float.fromhex(value) for value in re.findall(number, polynomial)]
+    assert written == [expected[f"EXP_C{power}"] for power in reversed(range(len(written)))]
+    stated = float(re.search(r"within ([0-9.]+) ULP for \|t\|", header)[1])
+    assert worst <= stated
+
+
+def test_the_clamp_is_exact_for_every_reference():
+    """x = low gives an exponent field of exactly 0, for every k that a float32 row can have (kernels/math.h)."""
+    header = (ROOT / "csrc/bind_f32.h").read_text()
+
+    def value(name):
+        return np.float32(float.fromhex(re.search(rf"#define {name} (\S+?)f?\s", header)[1]))
+
+    k = np.arange(-int(2**21 * 1.45), int(2**21 * 1.45)).astype(np.float32)
+    bias = np.float32(127 + 64 - 1)
+    magic = (np.float32(1.5 * 2**23) + bias) - k
+    low = (k - bias) * value("LN2")
+    z = (low.astype(np.float64) * np.float64(value("LOG2E")) + magic).astype(np.float32)  # exact, then rounded
+    np.testing.assert_array_equal(z.view(np.uint32) << 23, 0)

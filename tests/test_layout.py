@@ -1,0 +1,120 @@
+"""The rules of the house, as far as reading files can check them."""
+
+import re
+
+import pytest
+from fastsoftmax import _core
+from toolchains import ROOT, isa_flags
+
+CSRC = ROOT / "csrc"
+PER_ISA = [path for path in CSRC.rglob("*.h") if path.name not in ("fsm.h", "kernels.h")]
+KERNELS = sorted((CSRC / "kernels").glob("*.h"))
+ALL_C = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h", ".def"))
+
+
+def code(path):
+    """The text of a C file without its comments."""
+    return re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+
+
+def listed(name):
+    """The entries of ops.def or isa.def."""
+    return re.findall(r"^(?:OP|ISA)\((\w+)", code(CSRC / name), re.MULTILINE)
+
+
+def contract():
+    return re.findall(r"\b(vec_\w+)\(", code(CSRC / "vec.h"))
+
+
+def test_every_op_has_its_kernel_its_function_and_its_test():
+    assert listed("ops.def") == list(_core.ops())
+    for op in listed("ops.def"):
+        assert (CSRC / f"kernels/{op}.h").exists()
+        assert f'#include "{op}.h"' in code(CSRC / "kernels/all.h")
+        assert (ROOT / f"tests/test_{op}.py").exists()
+        assert any(f"def {op}(" in path.read_text() for path in (ROOT / "fastsoftmax").glob("_*.py"))
+
+
+def test_every_isa_has_its_file_its_flags_and_its_cpu_check():
+    for isa in listed("isa.def"):
+        assert (CSRC / f"isa/{isa}.c").exists()
+        assert f"bool fsm_cpu_{isa}(void)" in code(CSRC / "cpu.c")
+    built = {isa for machine in ("x86_64", "aarch64") for isa in isa_flags(machine)}
+    assert built == set(listed("isa.def")) - {"sve"}  # not in wheels yet
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_bindings_name_the_whole_contract(dtype):
+    bound = re.findall(rf"#define (vec_\w+) v{dtype}_", code(CSRC / f"bind_{dtype}.h"))
+    assert bound == [*(["vec_acc"] if "vec_acc" in bound else []), *contract()]
+
+
+def test_unbind_undoes_the_bindings():
+    defined = [set(re.findall(r"#define (\w+)", code(CSRC / f"bind_{dtype}.h"))) for dtype in ("f32", "f64")]
+    undone = set(re.findall(r"#undef (\w+)", code(CSRC / "unbind.h")))
+    assert defined[0] == defined[1] == undone
+
+
+def test_vector_files_define_the_contract_in_its_order():
+    for path in [*(CSRC / "isa").glob("*.c"), CSRC / "isa/lanes.h"]:
+        text = code(path)
+        if '#include "lanes.h"' in text:
+            continue
+        for dtype in ("vf32", "vf64"):
+            defined = re.findall(rf"FSM_INLINE \w+ ({dtype}_\w+)\(", text)
+            assert sorted(defined) == sorted(name.replace("vec", dtype) for name in contract()), path
+
+
+def test_kernels_know_no_isa_and_no_dtype():
+    for path in KERNELS:
+        text = code(path)
+        if path.name != "all.h":
+            assert not re.search(r"^\s*#\s*(if|ifdef|elif)", text, re.MULTILINE), path
+        assert not re.search(r"_mm\d*_|__m\d+|vld1q|svld1|immintrin|arm_neon|\bvf(32|64)_", text), path
+        assert not re.search(r"\b(float|f32|f64)\b", text), path
+
+
+def test_kernels_do_not_allocate_print_or_keep_state():
+    for path in [*KERNELS, CSRC / "load.h", CSRC / "store.h"]:
+        text = code(path)
+        assert not re.search(r"\b(malloc|calloc|realloc|free|printf|alloca|errno|exit)\b", text), path
+        assert not re.search(r"^static (?!const|inline|void FN)", text, re.MULTILINE), path
+
+
+def test_one_pasting_macro():
+    for path in ALL_C:
+        pastes = [line for line in code(path).splitlines() if "##" in line]
+        if path.name == "kernels.h":
+            continue  # FN and the symbol of the instruction set
+        allowed = all("#define OP(" in line or "#define ISA(" in line for line in pastes)
+        assert allowed, (path, pastes)
+
+
+def test_indices_are_ptrdiff_t():
+    for path in KERNELS:
+        assert not re.search(r"\b(size_t|long|unsigned) (n|step|count|stride|row|column)\b", code(path)), path
+
+
+def test_no_arithmetic_in_python():
+    banned = re.compile(r"\bnp\.(exp|log|sum|max|maximum|subtract|divide|multiply|log1p|einsum|dot)\b|\.(sum|max)\(")
+    for path in (ROOT / "fastsoftmax").glob("*.py"):
+        body = re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
+        assert not banned.search(body), path
+
+
+def test_errors_are_raised_in_check_only():
+    for path in (ROOT / "fastsoftmax").glob("*.py*"):
+        if path.suffix in (".py", ".pyx") and path.name != "_check.py":
+            assert not re.search(r"^\s*raise\b", path.read_text(), re.MULTILINE), path
+
+
+def test_no_leftovers():
+    for path in [*ALL_C, *(ROOT / "fastsoftmax").glob("*.py*")]:
+        if path.suffix in (".pyc",):
+            continue
+        assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", path.read_text()), path
+
+
+def test_no_fast_math_and_no_native_anywhere():
+    for path in [ROOT / "setup.py", ROOT / "pyproject.toml", *ALL_C]:
+        assert not re.search(r"fast-math|march=native|/fp:fast", path.read_text()), path

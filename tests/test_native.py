@@ -1,0 +1,241 @@
+"""The C core without Python, built by every compiler at hand, for x86-64 and (emulated) AArch64: the vector layer
+against Python's own arithmetic, and the bits of softmax against this build's scalar reference.
+
+FSM_REQUIRE_TOOLCHAINS names the toolchains (comma-separated) whose absence is a failure instead of a skip.
+"""
+
+import functools
+import os
+from fractions import Fraction
+
+import fastsoftmax as fs
+import numpy as np
+import pytest
+from fastsoftmax import _core
+from reference import assert_same_bits
+from rows import adversarial, breakers
+from toolchains import ROOT, TOOLCHAINS, Driver, missing
+
+REQUIRED = os.environ.get("FSM_REQUIRE_TOOLCHAINS", "").split(",")
+
+
+@functools.cache
+def build(name):
+    return Driver(name)
+
+
+@pytest.fixture(params=TOOLCHAINS)
+def driver(request):
+    if lacking := missing(request.param):
+        assert request.param not in REQUIRED, f"{request.param} needs {lacking}"
+        pytest.skip(f"{request.param} needs {lacking}")
+    return build(request.param)
+
+
+# ---- bits
+
+
+def cases(dtype):
+    for name, x in [*breakers(dtype), *adversarial(dtype, count=60, seed=7)]:
+        yield name, x[:, :6000]
+
+
+def test_every_isa_gives_the_bits_of_scalar(driver, dtype):
+    before = _core.active_isa()
+    for name, x in cases(dtype):
+        x = np.ascontiguousarray(x)
+        _core.activate_isa("scalar")
+        expected = fs.softmax(x)
+        _core.activate_isa(before)
+        for isa in driver.isas():
+            if isa == "base" or (isa == "scalar" and x.size > 3000):
+                continue
+            rows = driver.run("softmax", isa, x[:, :, None])[:, :, 0]
+            assert_same_bits(rows, expected), (name, isa)
+            if x.shape[1] <= 1100:
+                columns = np.repeat(x[:, :, None], 35, axis=2)
+                columns = driver.run("softmax", isa, columns)
+                assert_same_bits(columns, np.repeat(expected[:, :, None], 35, axis=2)), (name, isa)
+
+
+def test_the_expected_isas_ran(driver, request):
+    isas = set(driver.isas())
+    machine = TOOLCHAINS[request.node.callspec.params["driver"]][1]
+    if machine == "aarch64":
+        assert isas == {"sve", "neon", "base", "scalar"}
+    else:
+        assert isas == {name for name, usable in _core.isas().items() if usable}
+
+
+# ---- the vector layer
+
+
+def fused(a, b, c, dtype):
+    """a*b + c, rounded once: half to even, as round() does for a Fraction."""
+    exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    if exact == 0:
+        return 0.0
+    precision = np.finfo(dtype).nmant + 1
+    exponent = exact.numerator.bit_length() - exact.denominator.bit_length() - precision
+    scaled = exact / Fraction(2) ** exponent
+    if abs(scaled) < 2 ** (precision - 1):
+        exponent, scaled = exponent - 1, scaled * 2
+    elif abs(scaled) >= 2**precision:
+        exponent, scaled = exponent + 1, scaled / 2
+    return float(np.ldexp(np.float64(round(scaled)), exponent))
+
+
+def blocks(dtype, seed=0, count=40):
+    lanes = 128 // np.dtype(dtype).itemsize
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        yield [(rng.standard_normal(lanes) * 10.0 ** rng.integers(-3, 4, lanes)).astype(dtype) for _ in "abc"]
+
+
+def integer(dtype):
+    return f"u{np.dtype(dtype).itemsize}"
+
+
+def lanewise(function, dtype):
+    """The expected result of a function from blocks to a block."""
+    mantissa = np.finfo(dtype).nmant
+
+    def fma(a, b, c):
+        return np.array([fused(*abc, dtype) for abc in zip(a, b, c, strict=True)], dtype)
+
+    return {
+        "load": lambda a, b, c: a,
+        "store": lambda a, b, c: a,
+        "set1": lambda a, b, c: np.full_like(a, a[0]),
+        "add": lambda a, b, c: a + b,
+        "sub": lambda a, b, c: a - b,
+        "mul": lambda a, b, c: a * b,
+        "fma": fma,
+        "scale": lambda a, b, c: fma(a, b, a * c),
+        "max": lambda a, b, c: np.where(a > b, a, b),
+        "min": lambda a, b, c: np.where(a < b, a, b),
+        "abs": lambda a, b, c: np.abs(a),
+        "clamp": lambda a, b, c: np.where(b > a, b, a),
+        "flush": lambda a, b, c: a,
+        "pow2": lambda a, b, c: (a.view(integer(dtype)) << mantissa).view(dtype),
+        "bits_sub": lambda a, b, c: (a.view(integer(dtype)) - b.view(integer(dtype))).view(dtype),
+    }[function]
+
+
+LANEWISE = "load store set1 add sub mul fma scale max min abs clamp flush pow2 bits_sub".split()
+
+
+def usable(driver, function):
+    """base has no fused multiply-add to test."""
+    return [isa for isa in driver.isas() if not (isa == "base" and function in ("fma", "scale"))]
+
+
+@pytest.mark.parametrize("function", LANEWISE)
+def test_lanewise(driver, dtype, function):
+    records = list(blocks(dtype))
+    expected = np.concatenate([lanewise(function, dtype)(*abc) for abc in records])
+    for isa in usable(driver, function):
+        got = np.frombuffer(driver.vec(function, isa, dtype, [(0, *abc) for abc in records]), dtype)
+        assert_same_bits(got, expected)
+
+
+def test_clamp_keeps_nan_and_infinities(driver, dtype):
+    lanes = 128 // np.dtype(dtype).itemsize
+    x = np.resize(np.array([np.nan, np.inf, -np.inf, 5, -5, 0, -0.0], dtype), lanes)
+    for low in (-1.0, 1.0):
+        records = [(0, x, np.full(lanes, low), x)]
+        for isa in driver.isas():
+            got = np.frombuffer(driver.vec("clamp", isa, dtype, records), dtype)
+            np.testing.assert_array_equal(got, np.where(np.isnan(x), x, np.maximum(x, low)))
+
+
+def test_flush_keeps_all_but_subnormals(driver, dtype):
+    fmt = np.finfo(dtype)
+    lanes = 128 // np.dtype(dtype).itemsize
+    kept = np.resize(np.array([fmt.smallest_normal, -fmt.smallest_normal, 0, np.inf, -np.inf, np.nan], dtype), lanes)
+    tiny = np.resize(np.array([fmt.smallest_subnormal, -fmt.smallest_normal / 2], dtype), lanes)
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec("flush", isa, dtype, [(0, x, x, x) for x in (kept, tiny)]), dtype)
+        np.testing.assert_array_equal(got[:lanes], kept)
+        assert np.all((got[lanes:] == tiny) | (got[lanes:] == 0))
+
+
+@pytest.mark.parametrize("function", ["load_n", "store_n"])
+def test_partial_memory(driver, dtype, function):
+    lanes = 128 // np.dtype(dtype).itemsize
+    a, b, c = next(blocks(dtype))
+    rest = np.full_like(a, b[0]) if function == "load_n" else c
+    expected = np.concatenate([np.where(np.arange(lanes) < n, a, rest) for n in range(lanes + 1)])
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec(function, isa, dtype, [(n, a, b, c) for n in range(lanes + 1)]), dtype)
+        assert_same_bits(got, expected)
+
+
+def test_maximum_across_lanes(driver, dtype):
+    # Every lane is the largest once.
+    lanes = 128 // np.dtype(dtype).itemsize
+    a = next(blocks(dtype))[0]
+    rolled = [np.roll(np.sort(a), shift) for shift in range(lanes)]
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec("hmax", isa, dtype, [(0, r, r, r) for r in rolled]), dtype)
+        assert_same_bits(got, np.full(lanes, a.max()))
+
+
+def test_any_less_than(driver, dtype):
+    # No lane, then each lane alone; equal is not less, and a NaN is not either.
+    lanes = 128 // np.dtype(dtype).itemsize
+    limit = np.ones(lanes, dtype)
+    x = np.resize(np.array([1, 2, np.nan], dtype), (lanes + 1, lanes))
+    for j in range(lanes):
+        x[j + 1, j] = 0.5
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec("any_lt", isa, dtype, [(0, row, limit, row) for row in x]), dtype)
+        np.testing.assert_array_equal(got, [0] + [1] * lanes)
+
+
+def lane_sums(terms):
+    """hi and lo of vec_acc_add for a list of blocks."""
+    if terms[0].dtype == np.float32:
+        total = sum((t.astype(np.float64) for t in terms), np.zeros(len(terms[0])))
+        return total, np.zeros(len(total))
+    hi, lo = np.zeros(len(terms[0])), np.zeros(len(terms[0]))
+    for t in terms:
+        hi, lo = merge(hi, lo, t, np.zeros(len(t)), t.dtype)
+    return hi, lo
+
+
+def merge(a_hi, a_lo, b_hi, b_lo, dtype):
+    hi = a_hi + b_hi
+    if dtype == np.float32:
+        return hi, np.zeros_like(hi)
+    error = [float(Fraction(a) + Fraction(b) - Fraction(h)) for a, b, h in zip(a_hi, b_hi, hi, strict=True)]
+    return hi, (a_lo + b_lo) + np.array(error)
+
+
+@pytest.mark.parametrize("function", ["acc_zero", "acc_add", "acc_get", "acc_merge", "acc_fold"])
+def test_sums(driver, dtype, function):
+    expected = []
+    records = list(blocks(dtype))
+    for a, b, c in records:
+        hi, lo = lane_sums([a, b, c])
+        if function == "acc_zero":
+            hi, lo = np.zeros_like(hi), np.zeros_like(hi)
+        if function == "acc_merge":
+            hi, lo = merge(hi, lo, *lane_sums([c, b]), a.dtype)
+        if function == "acc_fold":
+            width = len(hi) // 2
+            while width:
+                hi, lo = merge(hi[:width], lo[:width], hi[width : 2 * width], lo[width : 2 * width], a.dtype)
+                width //= 2
+        expected += [hi, lo]
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec(function, isa, dtype, [(0, *abc) for abc in records]))
+        np.testing.assert_array_equal(got, np.concatenate(expected))
+
+
+def test_every_function_of_the_contract_is_tested():
+    import re
+
+    declared = re.findall(r"\bvec_(\w+)\(", (ROOT / "csrc/vec.h").read_text())
+    tested = [*LANEWISE, "load_n", "store_n", "hmax", "any_lt", "acc_zero", "acc_add", "acc_get", "acc_merge", "acc_fold"]
+    assert set(declared) - {"acc_get"} == set(tested) - {"acc_get"}

@@ -1,0 +1,96 @@
+"""Builds tests/native/driver.c and csrc/ with each compiler found here, and runs the result."""
+
+import ast
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# name: (compiler command, machine, emulator command). SVE is built for the one length that the emulator is told.
+TOOLCHAINS = {
+    "gcc": (["gcc"], "x86_64", []),
+    "clang": (["clang"], "x86_64", []),
+    "aarch64-gcc": (["aarch64-linux-gnu-gcc", "-static", "-DFSM_SVE_BITS=256"], "aarch64", ["qemu-aarch64"]),
+    "aarch64-clang": (
+        ["clang", "--target=aarch64-linux-gnu", "-static", "-DFSM_SVE_BITS=256"],
+        "aarch64",
+        ["qemu-aarch64"],
+    ),
+}
+EMULATED_CPU = ["-cpu", "max,sve256=on,sve-default-vector-length=32"]
+SVE_FLAGS = ["-march=armv8.2-a+sve", "-msve-vector-bits=256"]
+
+
+def missing(name):
+    """What this machine lacks to build and run toolchain `name`, or None."""
+    command, machine, emulator = TOOLCHAINS[name]
+    if not emulator and os.uname().machine != machine:
+        return f"a machine of kind {machine}"
+    needed = [command[0], *emulator, *(["aarch64-linux-gnu-gcc"] if machine == "aarch64" else [])]
+    return next((program for program in needed if shutil.which(program) is None), None)
+
+
+def isa_flags(machine):
+    """The flag table of setup.py."""
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    tables = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id in ("ISA_FLAGS", "PORTABLE_ISAS")
+    }
+    return {**tables["ISA_FLAGS"][machine], **{isa: [] for isa in tables["PORTABLE_ISAS"]}}
+
+
+class Driver:
+    """The driver as built by one toolchain."""
+
+    def __init__(self, name, csrc=ROOT / "csrc"):
+        command, machine, emulator = TOOLCHAINS[name]
+        self._directory = tempfile.TemporaryDirectory(prefix="fastsoftmax-")
+        build = Path(self._directory.name)
+        flags = {f"isa/{isa}.c": isa_flags for isa, isa_flags in isa_flags(machine).items()}
+        if machine == "aarch64":
+            flags["isa/sve.c"] = SVE_FLAGS
+        sources = {csrc / source: extra for source, extra in {**flags, "dispatch.c": [], "cpu.c": []}.items()}
+        sources[ROOT / "tests/native/driver.c"] = []
+        probe = f'-DFSM_PROBE="{ROOT / "tests/native/probe.h"}"'
+        common = [*command, "-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", probe, f"-I{csrc}"]
+
+        def compile_one(item):
+            source, extra = item
+            target = build / f"{source.stem}.o"
+            static = [flag for flag in common if flag != "-static"]
+            subprocess.run([*static, *extra, "-c", str(source), "-o", str(target)], check=True)
+            return str(target)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_one, sources.items()))
+        subprocess.run([*command, *objects, "-lm", "-o", str(build / "driver")], check=True)
+        self._command = [*emulator, *(EMULATED_CPU if emulator else []), str(build / "driver")]
+
+    def _call(self, *arguments, data=b""):
+        return subprocess.run(
+            [*self._command, *map(str, arguments)], input=data, stdout=subprocess.PIPE, check=True
+        ).stdout
+
+    def isas(self):
+        return self._call("isas").decode().split()
+
+    def run(self, op, isa, x):
+        """`op` of a C-contiguous (outer, n, inner) array along its middle axis."""
+        kind = f"f{x.dtype.itemsize * 8}"
+        return np.frombuffer(self._call("run", op, isa, kind, *x.shape, data=x.tobytes()), x.dtype).reshape(x.shape)
+
+    def vec(self, function, isa, dtype, records):
+        """The results of one function of csrc/vec.h, as bytes; records are (n, a, b, c)."""
+        dtype = np.dtype(dtype)
+        data = b"".join(
+            np.int64(n).tobytes() + b"".join(np.asarray(v, dtype).tobytes() for v in abc) for n, *abc in records
+        )
+        return self._call("vec", function, isa, f"f{dtype.itemsize * 8}", 128 // dtype.itemsize, data=data)
