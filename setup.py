@@ -55,6 +55,7 @@ class BuildExt(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = [obj for objs in pool.map(compile_one, sources) for obj in objs]
         ext.sources, ext.extra_objects = [], objects
+        self.force = True  # link what was just compiled, even if only CC or a switch has changed
         ext.extra_link_args = link_flags
         super().build_extension(ext)
 

@@ -1,53 +1,53 @@
 /* float32: what the names of vec.h mean, and what else belongs to the precision. unbind.h ends it. */
-#define real float
-#define FN(name) FSM_NAME(name, f32)
-#define LANES FSM_STRIP(FSM_F32)
+#define real          float
+#define FN(name)      FSM_NAME(name, f32)
+#define LANES         FSM_STRIP(FSM_F32)
 
-#define vec vf32
-#define vec_acc vf32_acc
-#define vec_load vf32_load
-#define vec_load_n vf32_load_n
-#define vec_store vf32_store
-#define vec_store_n vf32_store_n
-#define vec_set1 vf32_set1
-#define vec_add vf32_add
-#define vec_sub vf32_sub
-#define vec_mul vf32_mul
-#define vec_fma vf32_fma
-#define vec_scale vf32_scale
-#define vec_max vf32_max
-#define vec_min vf32_min
-#define vec_abs vf32_abs
-#define vec_clamp vf32_clamp
-#define vec_flush vf32_flush
-#define vec_pow2 vf32_pow2
-#define vec_bits_sub vf32_bits_sub
-#define vec_hmax vf32_hmax
-#define vec_any_lt vf32_any_lt
-#define vec_acc_zero vf32_acc_zero
-#define vec_acc_add vf32_acc_add
+#define vec           vf32
+#define vec_acc       vf32_acc
+#define vec_load      vf32_load
+#define vec_load_n    vf32_load_n
+#define vec_store     vf32_store
+#define vec_store_n   vf32_store_n
+#define vec_set1      vf32_set1
+#define vec_add       vf32_add
+#define vec_sub       vf32_sub
+#define vec_mul       vf32_mul
+#define vec_fma       vf32_fma
+#define vec_scale     vf32_scale
+#define vec_max       vf32_max
+#define vec_min       vf32_min
+#define vec_abs       vf32_abs
+#define vec_clamp     vf32_clamp
+#define vec_flush     vf32_flush
+#define vec_pow2      vf32_pow2
+#define vec_bits_sub  vf32_bits_sub
+#define vec_hmax      vf32_hmax
+#define vec_any_lt    vf32_any_lt
+#define vec_acc_zero  vf32_acc_zero
+#define vec_acc_add   vf32_acc_add
 #define vec_acc_merge vf32_acc_merge
-#define vec_acc_fold vf32_acc_fold
-#define vec_acc_get vf32_acc_get
+#define vec_acc_fold  vf32_acc_fold
+#define vec_acc_get   vf32_acc_get
 
 /* The format. */
-#define MANTISSA_BITS 23
-#define EXPONENT_BIAS 127
-#define MIN_NORMAL 0x1p-126f
+#define MANTISSA_BITS  23
+#define EXPONENT_BIAS  127
+#define MIN_NORMAL     0x1p-126f
 #define QUIET_NAN_BITS UINT32_C(0x7fc00000)
-#define real_bits uint32_t
+#define real_bits      uint32_t
 
 /* kernels/math.h: exponentials carry a factor of 2^64. */
-#define ROUND_TO_INT 0x1.8p23f    /* added to a number, leaves its integer in the low bits */
-#define E_FLOOR 0x1p-89f          /* 2^-153 with that factor: its quotient rounds to zero */
-#define Y_UNIT 0x1p-27f          /* 100 in the exponent field: quotients carry a factor of 2^100 */
+#define ROUND_TO_INT 0x1.8p23f /* added to a number, leaves its integer in the low bits */
+#define E_FLOOR      0x1p-89f  /* 2^-153 with that factor: its quotient rounds to zero */
+#define Y_UNIT       0x1p-27f  /* 100 in the exponent field: quotients carry a factor of 2^100 */
 
 /* From tools/exp_constants.py: 2*exp(t), within 0.046 ULP for |t| <= 0.375; highest power first. */
-#define LOG2E 0x1.715476p+0f
-#define LN2 0x1.62e43p-1f
+#define LOG2E  0x1.715476p+0f
+#define LN2    0x1.62e43p-1f
 #define LN2_HI 0x1.62e43p-1f
 #define LN2_LO -0x1.05c61p-29f
-#define EXP_POLYNOMIAL                                                                             \
+#define EXP_POLYNOMIAL                                                                                                 \
     {0x1.69867ep-9f, 0x1.126af8p-6f, 0x1.555acep-4f, 0x1.55544cp-2f, 0x1.fffff8p-1f, 0x1p+1f, 0x1p+1f}
 
 /* Totals of chunks, added in order: a float64 holds the sum of float32 lanes to well below 1 ULP. */

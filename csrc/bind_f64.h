@@ -1,56 +1,65 @@
 /* float64: what the names of vec.h mean, and what else belongs to the precision. unbind.h ends it. */
-#define real double
-#define FN(name) FSM_NAME(name, f64)
-#define LANES FSM_STRIP(FSM_F64)
+#define real          double
+#define FN(name)      FSM_NAME(name, f64)
+#define LANES         FSM_STRIP(FSM_F64)
 
-#define vec vf64
-#define vec_acc vf64_acc
-#define vec_load vf64_load
-#define vec_load_n vf64_load_n
-#define vec_store vf64_store
-#define vec_store_n vf64_store_n
-#define vec_set1 vf64_set1
-#define vec_add vf64_add
-#define vec_sub vf64_sub
-#define vec_mul vf64_mul
-#define vec_fma vf64_fma
-#define vec_scale vf64_scale
-#define vec_max vf64_max
-#define vec_min vf64_min
-#define vec_abs vf64_abs
-#define vec_clamp vf64_clamp
-#define vec_flush vf64_flush
-#define vec_pow2 vf64_pow2
-#define vec_bits_sub vf64_bits_sub
-#define vec_hmax vf64_hmax
-#define vec_any_lt vf64_any_lt
-#define vec_acc_zero vf64_acc_zero
-#define vec_acc_add vf64_acc_add
+#define vec           vf64
+#define vec_acc       vf64_acc
+#define vec_load      vf64_load
+#define vec_load_n    vf64_load_n
+#define vec_store     vf64_store
+#define vec_store_n   vf64_store_n
+#define vec_set1      vf64_set1
+#define vec_add       vf64_add
+#define vec_sub       vf64_sub
+#define vec_mul       vf64_mul
+#define vec_fma       vf64_fma
+#define vec_scale     vf64_scale
+#define vec_max       vf64_max
+#define vec_min       vf64_min
+#define vec_abs       vf64_abs
+#define vec_clamp     vf64_clamp
+#define vec_flush     vf64_flush
+#define vec_pow2      vf64_pow2
+#define vec_bits_sub  vf64_bits_sub
+#define vec_hmax      vf64_hmax
+#define vec_any_lt    vf64_any_lt
+#define vec_acc_zero  vf64_acc_zero
+#define vec_acc_add   vf64_acc_add
 #define vec_acc_merge vf64_acc_merge
-#define vec_acc_fold vf64_acc_fold
-#define vec_acc_get vf64_acc_get
+#define vec_acc_fold  vf64_acc_fold
+#define vec_acc_get   vf64_acc_get
 
 /* The format. */
-#define MANTISSA_BITS 52
-#define EXPONENT_BIAS 1023
-#define MIN_NORMAL 0x1p-1022
+#define MANTISSA_BITS  52
+#define EXPONENT_BIAS  1023
+#define MIN_NORMAL     0x1p-1022
 #define QUIET_NAN_BITS UINT64_C(0x7ff8000000000000)
-#define real_bits uint64_t
+#define real_bits      uint64_t
 
 /* kernels/math.h: exponentials carry a factor of 2^64. */
-#define ROUND_TO_INT 0x1.8p52     /* added to a number, leaves its integer in the low bits */
-#define E_FLOOR 0x1p-1015         /* 2^-1079 with that factor: its quotient rounds to zero */
-#define Y_UNIT 0x1p-723          /* 300 in the exponent field: quotients carry a factor of 2^300 */
+#define ROUND_TO_INT 0x1.8p52  /* added to a number, leaves its integer in the low bits */
+#define E_FLOOR      0x1p-1015 /* 2^-1079 with that factor: its quotient rounds to zero */
+#define Y_UNIT       0x1p-723  /* 300 in the exponent field: quotients carry a factor of 2^300 */
 
 /* From tools/exp_constants.py: 2*exp(t), within 0.043 ULP for |t| <= 0.375; highest power first. */
-#define LOG2E 0x1.71547652b82fep+0
-#define LN2 0x1.62e42fefa39efp-1
+#define LOG2E  0x1.71547652b82fep+0
+#define LN2    0x1.62e42fefa39efp-1
 #define LN2_HI 0x1.62e42feep-1
 #define LN2_LO 0x1.a39ef35793c76p-33
-#define EXP_POLYNOMIAL                                                                             \
-    {0x1.ad6a481ef5ebcp-25, 0x1.28cf8f2f806fp-21,  0x1.71df6e4a0e59p-18,  0x1.a01973d3e0058p-15,       \
-     0x1.a01a00eb2136ap-12, 0x1.6c16c192a5c19p-9,  0x1.1111111139c4dp-6,  0x1.555555554c555p-4,        \
-     0x1.5555555555496p-2,  0x1.0000000000015p+0,  0x1p+1,                0x1p+1}
+#define EXP_POLYNOMIAL                                                                                                 \
+    {0x1.ad6a481ef5ebcp-25,                                                                                            \
+     0x1.28cf8f2f806fp-21,                                                                                             \
+     0x1.71df6e4a0e59p-18,                                                                                             \
+     0x1.a01973d3e0058p-15,                                                                                            \
+     0x1.a01a00eb2136ap-12,                                                                                            \
+     0x1.6c16c192a5c19p-9,                                                                                             \
+     0x1.1111111139c4dp-6,                                                                                             \
+     0x1.555555554c555p-4,                                                                                             \
+     0x1.5555555555496p-2,                                                                                             \
+     0x1.0000000000015p+0,                                                                                             \
+     0x1p+1,                                                                                                           \
+     0x1p+1}
 
 /* Totals of chunks, added in order: TwoSum, as in vec.h. */
 FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {

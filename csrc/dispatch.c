@@ -38,7 +38,7 @@ const char fsm_compiler[] = "Clang " __clang_version__;
 #elif defined(__GNUC__)
 const char fsm_compiler[] = "GCC " __VERSION__;
 #elif defined(_MSC_VER)
-#define STRING(text) STRING_(text)
+#define STRING(text)  STRING_(text)
 #define STRING_(text) #text
 const char fsm_compiler[] = "MSVC " STRING(_MSC_VER);
 #else

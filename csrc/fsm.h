@@ -9,13 +9,13 @@
 /* How kernels and the functions of vec.h are defined: FSM_INLINE, unless the instruction set's file asks for
  * functions that stay functions (isa/lanes.h). */
 #if defined(_MSC_VER) && !defined(__clang__)
-#define FSM_INLINE_ static __forceinline
+#define FSM_INLINE_  static __forceinline
 #define FSM_OUTLINE_ static __declspec(noinline)
 #define FSM_UNROLL
 #else
-#define FSM_INLINE_ static inline __attribute__((always_inline, unused))
+#define FSM_INLINE_  static inline __attribute__((always_inline, unused))
 #define FSM_OUTLINE_ static __attribute__((noinline, unused))
-#define FSM_UNROLL _Pragma("GCC unroll 16")
+#define FSM_UNROLL   _Pragma("GCC unroll 16")
 #endif
 #if defined(FSM_KEEP_FUNCTIONS)
 #define FSM_INLINE FSM_OUTLINE_

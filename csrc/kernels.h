@@ -3,8 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-#define FSM_NAME(name, dtype) FSM_NAME_(name, dtype, FSM_ISA)
-#define FSM_NAME_(name, dtype, isa) FSM_NAME__(name, dtype, isa)
+#define FSM_NAME(name, dtype)        FSM_NAME_(name, dtype, FSM_ISA)
+#define FSM_NAME_(name, dtype, isa)  FSM_NAME__(name, dtype, isa)
 #define FSM_NAME__(name, dtype, isa) fsm_##name##_##dtype##_##isa
 
 #include "bind_f32.h"
@@ -15,10 +15,10 @@
 #include "kernels/all.h"
 #include "unbind.h"
 
-#define FSM_STRING(text) FSM_STRING_(text)
+#define FSM_STRING(text)  FSM_STRING_(text)
 #define FSM_STRING_(text) #text
-#define FSM_SYMBOL(isa) FSM_SYMBOL_(isa)
-#define FSM_SYMBOL_(isa) fsm_isa_##isa
+#define FSM_SYMBOL(isa)   FSM_SYMBOL_(isa)
+#define FSM_SYMBOL_(isa)  fsm_isa_##isa
 
 extern const fsm_isa FSM_SYMBOL(FSM_ISA);
 const fsm_isa FSM_SYMBOL(FSM_ISA) = {

@@ -19,26 +19,26 @@ FSM_INLINE vec vec_set1(real a);
 FSM_INLINE vec vec_add(vec a, vec b);
 FSM_INLINE vec vec_sub(vec a, vec b);
 FSM_INLINE vec vec_mul(vec a, vec b);
-FSM_INLINE vec vec_fma(vec a, vec b, vec c);         /* a*b + c */
-FSM_INLINE vec vec_scale(vec e, vec hi, vec lo);     /* e*hi + e*lo: fma(e, hi, e*lo) */
-FSM_INLINE vec vec_max(vec a, vec b);                /* a NaN gives either operand or NaN */
-FSM_INLINE vec vec_min(vec a, vec b);                /* a NaN gives either operand or NaN */
+FSM_INLINE vec vec_fma(vec a, vec b, vec c);     /* a*b + c */
+FSM_INLINE vec vec_scale(vec e, vec hi, vec lo); /* e*hi + e*lo: fma(e, hi, e*lo) */
+FSM_INLINE vec vec_max(vec a, vec b);            /* a NaN gives either operand or NaN */
+FSM_INLINE vec vec_min(vec a, vec b);            /* a NaN gives either operand or NaN */
 FSM_INLINE vec vec_abs(vec a);
-FSM_INLINE vec vec_clamp(vec x, vec low);            /* max(x, low); a NaN in x stays NaN */
-FSM_INLINE vec vec_flush(vec x);                     /* x; where subnormal operands cost time, 0 for a subnormal one */
+FSM_INLINE vec vec_clamp(vec x, vec low); /* max(x, low); a NaN in x stays NaN */
+FSM_INLINE vec vec_flush(vec x);          /* x; where subnormal operands cost time, 0 for a subnormal one */
 
 /* Bit patterns, as integers of the size of real. */
-FSM_INLINE vec vec_pow2(vec z);                      /* the lowest bits of z become the exponent field: z << mantissa bits */
-FSM_INLINE vec vec_bits_sub(vec a, vec b);           /* bits(a) - bits(b) */
+FSM_INLINE vec vec_pow2(vec z);            /* the lowest bits of z become the exponent field: z << mantissa bits */
+FSM_INLINE vec vec_bits_sub(vec a, vec b); /* bits(a) - bits(b) */
 
 /* Across the lanes, in any order: no bit depends on it. */
 FSM_INLINE real vec_hmax(vec a);
-FSM_INLINE bool vec_any_lt(vec a, vec b);            /* a < b in some lane */
+FSM_INLINE bool vec_any_lt(vec a, vec b); /* a < b in some lane */
 
 /* Sums. For float32 "+" below is the float64 sum. For float64 it is TwoSum (Knuth, TAOCP 4.2.2, theorem
  * B): hi takes the rounded sum, lo takes (lo of both, added) + the rounding error. */
 FSM_INLINE vec_acc vec_acc_zero(void);
 FSM_INLINE vec_acc vec_acc_add(vec_acc s, vec a);
 FSM_INLINE vec_acc vec_acc_merge(vec_acc a, vec_acc b);
-FSM_INLINE fsm_sum vec_acc_fold(vec_acc s);          /* lane j + lane j+w, for w = LANES/2, ..., 2, 1 */
+FSM_INLINE fsm_sum vec_acc_fold(vec_acc s);                     /* lane j + lane j+w, for w = LANES/2, ..., 2, 1 */
 FSM_INLINE void vec_acc_get(vec_acc s, double *hi, double *lo); /* LANES each */

@@ -1,10 +1,10 @@
 """Softmax for NumPy arrays: accurate to a few ULP, the same bits on every CPU, and fast.
 
-    >>> import numpy as np
-    >>> import fastsoftmax as fs
-    >>> fs.softmax(np.array([[1.0, 2.0, 3.0], [1000.0, 1000.0, 1000.0]]))
-    array([[0.09003057, 0.24472847, 0.66524096],
-           [0.33333333, 0.33333333, 0.33333333]])
+>>> import numpy as np
+>>> import fastsoftmax as fs
+>>> fs.softmax(np.array([[1.0, 2.0, 3.0], [1000.0, 1000.0, 1000.0]]))
+array([[0.09003057, 0.24472847, 0.66524096],
+       [0.33333333, 0.33333333, 0.33333333]])
 """
 
 from fastsoftmax._runtime import show_config

@@ -33,9 +33,7 @@ def axis(value: Any, ndim: int) -> int:
 def float_dtypes(function: str, given: np.dtype[Any], wanted: Any) -> tuple[np.dtype[Any], np.dtype[Any]]:
     """The dtype to compute in and the dtype of the result, for input of dtype `given`."""
     if not (given.kind in "biu" or _is_float(given)):
-        raise TypeError(
-            f"{function}() supports float16/32/64, bfloat16, integer and bool input, got {given}."
-        )
+        raise TypeError(f"{function}() supports float16/32/64, bfloat16, integer and bool input, got {given}.")
     if wanted is not None:
         result = np.dtype(wanted)
         if not _is_float(result):

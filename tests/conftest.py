@@ -1,4 +1,5 @@
 import pytest
+
 from fastsoftmax import _core
 
 USABLE_ISAS = [name for name, usable in _core.isas().items() if usable]

@@ -4,12 +4,13 @@ import re
 import subprocess
 import sys
 
-import fastsoftmax as fs
 import ml_dtypes
 import numpy as np
 import pytest
-from fastsoftmax import _core
 from reference import assert_same_bits, exact_softmax
+
+import fastsoftmax as fs
+from fastsoftmax import _core
 
 X = np.array([[1.0, 2.0, 4.0], [0.0, -1.0, 1000.0]])
 
@@ -161,7 +162,9 @@ def message(text):
 
 
 def test_masked_array():
-    with pytest.raises(TypeError, match=r"^softmax\(\) got a numpy\.ma\.MaskedArray; its mask would be ignored\. Pass "):
+    with pytest.raises(
+        TypeError, match=r"^softmax\(\) got a numpy\.ma\.MaskedArray; its mask would be ignored\. Pass "
+    ):
         fs.softmax(np.ma.masked_array(X, X > 1))
 
 

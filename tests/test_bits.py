@@ -1,15 +1,16 @@
 """The same bits, wherever a row lies and whatever computes it. tests/test_native.py adds other compilers and
 machines."""
 
-import fastsoftmax as fs
 import numpy as np
 import pytest
 from conftest import USABLE_ISAS
-from fastsoftmax import _core
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_same_bits
 from rows import LENGTHS, adversarial, breakers, ordinary
+
+import fastsoftmax as fs
+from fastsoftmax import _core
 
 FMA_ISAS = [isa for isa in USABLE_ISAS if isa != "base"]
 

@@ -3,8 +3,9 @@
 import re
 
 import pytest
-from fastsoftmax import _core
 from toolchains import ROOT, isa_flags
+
+from fastsoftmax import _core
 
 CSRC = ROOT / "csrc"
 PER_ISA = [path for path in CSRC.rglob("*.h") if path.name not in ("fsm.h", "kernels.h")]

@@ -5,11 +5,12 @@ import mmap
 import sys
 import tracemalloc
 
-import fastsoftmax as fs
 import numpy as np
 import pytest
 from reference import assert_same_bits
 from rows import LENGTHS
+
+import fastsoftmax as fs
 
 PAGE = mmap.PAGESIZE
 

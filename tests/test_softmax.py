@@ -1,16 +1,17 @@
 """softmax: literal values, invariants, accuracy, subnormals, special values, empty shapes."""
 
-import fastsoftmax as fs
 import mpmath
 import numpy as np
 import pytest
 import scipy.special
-from fastsoftmax import _core
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reference import assert_same_bits, exact_softmax, mpmath_softmax, ulp_error
 from rows import LENGTHS, adversarial, breakers, ordinary
+
+import fastsoftmax as fs
+from fastsoftmax import _core
 
 MAX_ULP = _core.ops()["softmax"]
 MAX_SUBNORMAL_UNITS = 2  # of the smallest subnormal; the largest of them are as precise as normal numbers

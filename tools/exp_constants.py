@@ -47,8 +47,7 @@ def minimax(fixed, free):
                 normal[j, i] = normal[i, j]
         solution = mp.lu_solve(normal, rhs)
         errors = [
-            abs(g - mp.fsum(s * v for s, v in zip(solution, r, strict=True)))
-            for g, r in zip(goal, rows, strict=True)
+            abs(g - mp.fsum(s * v for s, v in zip(solution, r, strict=True))) for g, r in zip(goal, rows, strict=True)
         ]
         if max(errors) < best:
             best, coefficients = max(errors), dict(zip(free, solution, strict=True))

@@ -4,7 +4,9 @@
 #include <immintrin.h>
 
 #define FSM_ISA avx2
-#define EACH(i) FSM_UNROLL for (int i = 0; i < 4; i++)
+#define EACH(i)                                                                                                        \
+    FSM_UNROLL                                                                                                         \
+    for (int i = 0; i < 4; i++)
 
 /* ---- float32 */
 
@@ -24,7 +26,8 @@ FSM_INLINE __m256i lanes32(ptrdiff_t n, int i) {
 
 FSM_INLINE vf32 vf32_load(const float *p) {
     vf32 r;
-    EACH(i) r.v[i] = _mm256_loadu_ps(p + 8 * i);
+    EACH(i)
+        r.v[i] = _mm256_loadu_ps(p + 8 * i);
     return r;
 }
 
@@ -32,42 +35,50 @@ FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
     vf32 r;
     EACH(i) {
         __m256i lanes = lanes32(n, i);
-        r.v[i] = _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p + 8 * i, lanes), _mm256_castsi256_ps(lanes));
+        r.v[i] =
+            _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p + 8 * i, lanes), _mm256_castsi256_ps(lanes));
     }
     return r;
 }
 
 FSM_INLINE void vf32_store(float *p, vf32 a) {
-    EACH(i) _mm256_storeu_ps(p + 8 * i, a.v[i]);
+    EACH(i)
+        _mm256_storeu_ps(p + 8 * i, a.v[i]);
 }
 
 FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
-    EACH(i) _mm256_maskstore_ps(p + 8 * i, lanes32(n, i), a.v[i]);
+    EACH(i)
+        _mm256_maskstore_ps(p + 8 * i, lanes32(n, i), a.v[i]);
 }
 
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
-    EACH(i) r.v[i] = _mm256_set1_ps(a);
+    EACH(i)
+        r.v[i] = _mm256_set1_ps(a);
     return r;
 }
 
 FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm256_add_ps(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_add_ps(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm256_sub_ps(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_sub_ps(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm256_mul_ps(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_mul_ps(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
-    EACH(i) a.v[i] = _mm256_fmadd_ps(a.v[i], b.v[i], c.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_fmadd_ps(a.v[i], b.v[i], c.v[i]);
     return a;
 }
 
@@ -76,17 +87,20 @@ FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
 }
 
 FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm256_max_ps(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_max_ps(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm256_min_ps(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_min_ps(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_abs(vf32 a) {
-    EACH(i) a.v[i] = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v[i]);
     return a;
 }
 
@@ -106,13 +120,14 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
 }
 
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
-    EACH(i) z.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(z.v[i]), 23));
+    EACH(i)
+        z.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(z.v[i]), 23));
     return z;
 }
 
 FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
     EACH(i)
-    a.v[i] = _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(a.v[i]), _mm256_castps_si256(b.v[i])));
+        a.v[i] = _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(a.v[i]), _mm256_castps_si256(b.v[i])));
     return a;
 }
 
@@ -124,7 +139,8 @@ FSM_INLINE float vf32_hmax(vf32 a) {
 }
 
 FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm256_cmp_ps(a.v[i], b.v[i], _CMP_LT_OQ);
+    EACH(i)
+        a.v[i] = _mm256_cmp_ps(a.v[i], b.v[i], _CMP_LT_OQ);
     return _mm256_movemask_ps(_mm256_or_ps(_mm256_or_ps(a.v[0], a.v[1]), _mm256_or_ps(a.v[2], a.v[3])));
 }
 
@@ -186,7 +202,8 @@ FSM_INLINE __m256i lanes64(ptrdiff_t n, int i) {
 
 FSM_INLINE vf64 vf64_load(const double *p) {
     vf64 r;
-    EACH(i) r.v[i] = _mm256_loadu_pd(p + 4 * i);
+    EACH(i)
+        r.v[i] = _mm256_loadu_pd(p + 4 * i);
     return r;
 }
 
@@ -194,42 +211,50 @@ FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
     vf64 r;
     EACH(i) {
         __m256i lanes = lanes64(n, i);
-        r.v[i] = _mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_maskload_pd(p + 4 * i, lanes), _mm256_castsi256_pd(lanes));
+        r.v[i] =
+            _mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_maskload_pd(p + 4 * i, lanes), _mm256_castsi256_pd(lanes));
     }
     return r;
 }
 
 FSM_INLINE void vf64_store(double *p, vf64 a) {
-    EACH(i) _mm256_storeu_pd(p + 4 * i, a.v[i]);
+    EACH(i)
+        _mm256_storeu_pd(p + 4 * i, a.v[i]);
 }
 
 FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
-    EACH(i) _mm256_maskstore_pd(p + 4 * i, lanes64(n, i), a.v[i]);
+    EACH(i)
+        _mm256_maskstore_pd(p + 4 * i, lanes64(n, i), a.v[i]);
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {
     vf64 r;
-    EACH(i) r.v[i] = _mm256_set1_pd(a);
+    EACH(i)
+        r.v[i] = _mm256_set1_pd(a);
     return r;
 }
 
 FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm256_add_pd(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_add_pd(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm256_sub_pd(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_sub_pd(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm256_mul_pd(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_mul_pd(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
-    EACH(i) a.v[i] = _mm256_fmadd_pd(a.v[i], b.v[i], c.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_fmadd_pd(a.v[i], b.v[i], c.v[i]);
     return a;
 }
 
@@ -238,17 +263,20 @@ FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
 }
 
 FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm256_max_pd(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_max_pd(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm256_min_pd(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_min_pd(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_abs(vf64 a) {
-    EACH(i) a.v[i] = _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v[i]);
+    EACH(i)
+        a.v[i] = _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v[i]);
     return a;
 }
 
@@ -267,13 +295,14 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
 }
 
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
-    EACH(i) z.v[i] = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(z.v[i]), 52));
+    EACH(i)
+        z.v[i] = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(z.v[i]), 52));
     return z;
 }
 
 FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
     EACH(i)
-    a.v[i] = _mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(a.v[i]), _mm256_castpd_si256(b.v[i])));
+        a.v[i] = _mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(a.v[i]), _mm256_castpd_si256(b.v[i])));
     return a;
 }
 
@@ -284,7 +313,8 @@ FSM_INLINE double vf64_hmax(vf64 a) {
 }
 
 FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm256_cmp_pd(a.v[i], b.v[i], _CMP_LT_OQ);
+    EACH(i)
+        a.v[i] = _mm256_cmp_pd(a.v[i], b.v[i], _CMP_LT_OQ);
     return _mm256_movemask_pd(_mm256_or_pd(_mm256_or_pd(a.v[0], a.v[1]), _mm256_or_pd(a.v[2], a.v[3])));
 }
 

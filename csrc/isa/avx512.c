@@ -4,7 +4,9 @@
 #include <immintrin.h>
 
 #define FSM_ISA avx512
-#define EACH(i) FSM_UNROLL for (int i = 0; i < 2; i++)
+#define EACH(i)                                                                                                        \
+    FSM_UNROLL                                                                                                         \
+    for (int i = 0; i < 2; i++)
 
 /* ---- float32 */
 
@@ -23,47 +25,56 @@ FSM_INLINE __mmask16 lanes32(ptrdiff_t n, int i) {
 
 FSM_INLINE vf32 vf32_load(const float *p) {
     vf32 r;
-    EACH(i) r.v[i] = _mm512_loadu_ps(p + 16 * i);
+    EACH(i)
+        r.v[i] = _mm512_loadu_ps(p + 16 * i);
     return r;
 }
 
 FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
     vf32 r;
-    EACH(i) r.v[i] = _mm512_mask_loadu_ps(_mm512_set1_ps(fill), lanes32(n, i), p + 16 * i);
+    EACH(i)
+        r.v[i] = _mm512_mask_loadu_ps(_mm512_set1_ps(fill), lanes32(n, i), p + 16 * i);
     return r;
 }
 
 FSM_INLINE void vf32_store(float *p, vf32 a) {
-    EACH(i) _mm512_storeu_ps(p + 16 * i, a.v[i]);
+    EACH(i)
+        _mm512_storeu_ps(p + 16 * i, a.v[i]);
 }
 
 FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
-    EACH(i) _mm512_mask_storeu_ps(p + 16 * i, lanes32(n, i), a.v[i]);
+    EACH(i)
+        _mm512_mask_storeu_ps(p + 16 * i, lanes32(n, i), a.v[i]);
 }
 
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
-    EACH(i) r.v[i] = _mm512_set1_ps(a);
+    EACH(i)
+        r.v[i] = _mm512_set1_ps(a);
     return r;
 }
 
 FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm512_add_ps(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_add_ps(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm512_sub_ps(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_sub_ps(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm512_mul_ps(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_mul_ps(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
-    EACH(i) a.v[i] = _mm512_fmadd_ps(a.v[i], b.v[i], c.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_fmadd_ps(a.v[i], b.v[i], c.v[i]);
     return a;
 }
 
@@ -72,17 +83,20 @@ FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
 }
 
 FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm512_max_ps(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_max_ps(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = _mm512_min_ps(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_min_ps(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_abs(vf32 a) {
-    EACH(i) a.v[i] = _mm512_abs_ps(a.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_abs_ps(a.v[i]);
     return a;
 }
 
@@ -93,18 +107,20 @@ FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
 
 FSM_INLINE vf32 vf32_flush(vf32 x) {
     const __m512i exponent = _mm512_set1_epi32(0x7f800000);
-    EACH(i) x.v[i] = _mm512_maskz_mov_ps(_mm512_test_epi32_mask(_mm512_castps_si512(x.v[i]), exponent), x.v[i]);
+    EACH(i)
+        x.v[i] = _mm512_maskz_mov_ps(_mm512_test_epi32_mask(_mm512_castps_si512(x.v[i]), exponent), x.v[i]);
     return x;
 }
 
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
-    EACH(i) z.v[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(z.v[i]), 23));
+    EACH(i)
+        z.v[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(z.v[i]), 23));
     return z;
 }
 
 FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
     EACH(i)
-    a.v[i] = _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a.v[i]), _mm512_castps_si512(b.v[i])));
+        a.v[i] = _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a.v[i]), _mm512_castps_si512(b.v[i])));
     return a;
 }
 
@@ -169,47 +185,56 @@ FSM_INLINE __mmask8 lanes64(ptrdiff_t n, int i) {
 
 FSM_INLINE vf64 vf64_load(const double *p) {
     vf64 r;
-    EACH(i) r.v[i] = _mm512_loadu_pd(p + 8 * i);
+    EACH(i)
+        r.v[i] = _mm512_loadu_pd(p + 8 * i);
     return r;
 }
 
 FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
     vf64 r;
-    EACH(i) r.v[i] = _mm512_mask_loadu_pd(_mm512_set1_pd(fill), lanes64(n, i), p + 8 * i);
+    EACH(i)
+        r.v[i] = _mm512_mask_loadu_pd(_mm512_set1_pd(fill), lanes64(n, i), p + 8 * i);
     return r;
 }
 
 FSM_INLINE void vf64_store(double *p, vf64 a) {
-    EACH(i) _mm512_storeu_pd(p + 8 * i, a.v[i]);
+    EACH(i)
+        _mm512_storeu_pd(p + 8 * i, a.v[i]);
 }
 
 FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
-    EACH(i) _mm512_mask_storeu_pd(p + 8 * i, lanes64(n, i), a.v[i]);
+    EACH(i)
+        _mm512_mask_storeu_pd(p + 8 * i, lanes64(n, i), a.v[i]);
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {
     vf64 r;
-    EACH(i) r.v[i] = _mm512_set1_pd(a);
+    EACH(i)
+        r.v[i] = _mm512_set1_pd(a);
     return r;
 }
 
 FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm512_add_pd(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_add_pd(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm512_sub_pd(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_sub_pd(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm512_mul_pd(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_mul_pd(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
-    EACH(i) a.v[i] = _mm512_fmadd_pd(a.v[i], b.v[i], c.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_fmadd_pd(a.v[i], b.v[i], c.v[i]);
     return a;
 }
 
@@ -218,17 +243,20 @@ FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
 }
 
 FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm512_max_pd(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_max_pd(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = _mm512_min_pd(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_min_pd(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_abs(vf64 a) {
-    EACH(i) a.v[i] = _mm512_abs_pd(a.v[i]);
+    EACH(i)
+        a.v[i] = _mm512_abs_pd(a.v[i]);
     return a;
 }
 
@@ -238,18 +266,20 @@ FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
 
 FSM_INLINE vf64 vf64_flush(vf64 x) {
     const __m512i exponent = _mm512_set1_epi64(0x7ff0000000000000);
-    EACH(i) x.v[i] = _mm512_maskz_mov_pd(_mm512_test_epi64_mask(_mm512_castpd_si512(x.v[i]), exponent), x.v[i]);
+    EACH(i)
+        x.v[i] = _mm512_maskz_mov_pd(_mm512_test_epi64_mask(_mm512_castpd_si512(x.v[i]), exponent), x.v[i]);
     return x;
 }
 
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
-    EACH(i) z.v[i] = _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(z.v[i]), 52));
+    EACH(i)
+        z.v[i] = _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(z.v[i]), 52));
     return z;
 }
 
 FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
     EACH(i)
-    a.v[i] = _mm512_castsi512_pd(_mm512_sub_epi64(_mm512_castpd_si512(a.v[i]), _mm512_castpd_si512(b.v[i])));
+        a.v[i] = _mm512_castsi512_pd(_mm512_sub_epi64(_mm512_castpd_si512(a.v[i]), _mm512_castpd_si512(b.v[i])));
     return a;
 }
 

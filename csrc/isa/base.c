@@ -3,11 +3,11 @@
 
 /* The product of two floats is exact in double; what is left is one rounding to double before the one to
  * float. The reduction of x by multiples of ln2 needs that. */
-#define fma_f32(a, b, c) (float)((double)(a) * (b) + (c))
+#define fma_f32(a, b, c)     (float)((double)(a) * (b) + (c))
 #define scale_f32(e, hi, lo) (float)((double)(e) * (hi) + (e) * (lo))
 
 /* The reduction is exact all the same: LN2_HI is short (bind_f64.h). Elsewhere a rounding more is no harm. */
-#define fma_f64(a, b, c) ((a) * (b) + (c))
+#define fma_f64(a, b, c)     ((a) * (b) + (c))
 #define scale_f64(e, hi, lo) product_plus(e, hi, (e) * (lo))
 
 /* a*b + c for a small c: the product as p + error, exactly (Dekker, "A floating-point technique for

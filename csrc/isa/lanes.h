@@ -27,7 +27,8 @@ FSM_INLINE vf32 vf32_load(const float *p) {
 
 FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
     vf32 r;
-    EACH(j, 32) r.v[j] = fill;
+    EACH(j, 32)
+        r.v[j] = fill;
     memcpy(r.v, p, (size_t)n * sizeof *p);
     return r;
 }
@@ -42,64 +43,76 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
 
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
-    EACH(j, 32) r.v[j] = a;
+    EACH(j, 32)
+        r.v[j] = a;
     return r;
 }
 
 FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
-    EACH(j, 32) a.v[j] += b.v[j];
+    EACH(j, 32)
+        a.v[j] += b.v[j];
     return a;
 }
 
 FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
-    EACH(j, 32) a.v[j] -= b.v[j];
+    EACH(j, 32)
+        a.v[j] -= b.v[j];
     return a;
 }
 
 FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
-    EACH(j, 32) a.v[j] *= b.v[j];
+    EACH(j, 32)
+        a.v[j] *= b.v[j];
     return a;
 }
 
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
-    EACH(j, 32) a.v[j] = fma_f32(a.v[j], b.v[j], c.v[j]);
+    EACH(j, 32)
+        a.v[j] = fma_f32(a.v[j], b.v[j], c.v[j]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
-    EACH(j, 32) e.v[j] = scale_f32(e.v[j], hi.v[j], lo.v[j]);
+    EACH(j, 32)
+        e.v[j] = scale_f32(e.v[j], hi.v[j], lo.v[j]);
     return e;
 }
 
 FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
-    EACH(j, 32) a.v[j] = a.v[j] > b.v[j] ? a.v[j] : b.v[j];
+    EACH(j, 32)
+        a.v[j] = a.v[j] > b.v[j] ? a.v[j] : b.v[j];
     return a;
 }
 
 FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
-    EACH(j, 32) a.v[j] = a.v[j] < b.v[j] ? a.v[j] : b.v[j];
+    EACH(j, 32)
+        a.v[j] = a.v[j] < b.v[j] ? a.v[j] : b.v[j];
     return a;
 }
 
 FSM_INLINE vf32 vf32_abs(vf32 a) {
-    EACH(j, 32) a.v[j] = fabsf(a.v[j]);
+    EACH(j, 32)
+        a.v[j] = fabsf(a.v[j]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
-    EACH(j, 32) x.v[j] = low.v[j] > x.v[j] ? low.v[j] : x.v[j];
+    EACH(j, 32)
+        x.v[j] = low.v[j] > x.v[j] ? low.v[j] : x.v[j];
     return x;
 }
 
 FSM_INLINE vf32 vf32_flush(vf32 x) {
-    EACH(j, 32) x.v[j] = fabsf(x.v[j]) < 0x1p-126f ? 0 : x.v[j];
+    EACH(j, 32)
+        x.v[j] = fabsf(x.v[j]) < 0x1p-126f ? 0 : x.v[j];
     return x;
 }
 
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     uint32_t bits[32];
     memcpy(bits, z.v, sizeof bits);
-    EACH(j, 32) bits[j] <<= 23;
+    EACH(j, 32)
+        bits[j] <<= 23;
     memcpy(z.v, bits, sizeof bits);
     return z;
 }
@@ -108,19 +121,22 @@ FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
     uint32_t bits_a[32], bits_b[32];
     memcpy(bits_a, a.v, sizeof bits_a);
     memcpy(bits_b, b.v, sizeof bits_b);
-    EACH(j, 32) bits_a[j] -= bits_b[j];
+    EACH(j, 32)
+        bits_a[j] -= bits_b[j];
     memcpy(a.v, bits_a, sizeof bits_a);
     return a;
 }
 
 FSM_INLINE float vf32_hmax(vf32 a) {
-    EACH(j, 32) a.v[0] = a.v[j] > a.v[0] ? a.v[j] : a.v[0];
+    EACH(j, 32)
+        a.v[0] = a.v[j] > a.v[0] ? a.v[j] : a.v[0];
     return a.v[0];
 }
 
 FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     bool any = false;
-    EACH(j, 32) any |= a.v[j] < b.v[j];
+    EACH(j, 32)
+        any |= a.v[j] < b.v[j];
     return any;
 }
 
@@ -129,18 +145,21 @@ FSM_INLINE vf32_acc vf32_acc_zero(void) {
 }
 
 FSM_INLINE vf32_acc vf32_acc_add(vf32_acc s, vf32 a) {
-    EACH(j, 32) s.v[j] += (double)a.v[j];
+    EACH(j, 32)
+        s.v[j] += (double)a.v[j];
     return s;
 }
 
 FSM_INLINE vf32_acc vf32_acc_merge(vf32_acc a, vf32_acc b) {
-    EACH(j, 32) a.v[j] += b.v[j];
+    EACH(j, 32)
+        a.v[j] += b.v[j];
     return a;
 }
 
 FSM_INLINE fsm_sum vf32_acc_fold(vf32_acc s) {
     for (int width = 16; width > 0; width /= 2)
-        EACH(j, width) s.v[j] += s.v[j + width];
+        EACH(j, width)
+            s.v[j] += s.v[j + width];
     return (fsm_sum){s.v[0], 0};
 }
 
@@ -169,7 +188,8 @@ FSM_INLINE vf64 vf64_load(const double *p) {
 
 FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
     vf64 r;
-    EACH(j, 16) r.v[j] = fill;
+    EACH(j, 16)
+        r.v[j] = fill;
     memcpy(r.v, p, (size_t)n * sizeof *p);
     return r;
 }
@@ -184,64 +204,76 @@ FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
 
 FSM_INLINE vf64 vf64_set1(double a) {
     vf64 r;
-    EACH(j, 16) r.v[j] = a;
+    EACH(j, 16)
+        r.v[j] = a;
     return r;
 }
 
 FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
-    EACH(j, 16) a.v[j] += b.v[j];
+    EACH(j, 16)
+        a.v[j] += b.v[j];
     return a;
 }
 
 FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
-    EACH(j, 16) a.v[j] -= b.v[j];
+    EACH(j, 16)
+        a.v[j] -= b.v[j];
     return a;
 }
 
 FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
-    EACH(j, 16) a.v[j] *= b.v[j];
+    EACH(j, 16)
+        a.v[j] *= b.v[j];
     return a;
 }
 
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
-    EACH(j, 16) a.v[j] = fma_f64(a.v[j], b.v[j], c.v[j]);
+    EACH(j, 16)
+        a.v[j] = fma_f64(a.v[j], b.v[j], c.v[j]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
-    EACH(j, 16) e.v[j] = scale_f64(e.v[j], hi.v[j], lo.v[j]);
+    EACH(j, 16)
+        e.v[j] = scale_f64(e.v[j], hi.v[j], lo.v[j]);
     return e;
 }
 
 FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
-    EACH(j, 16) a.v[j] = a.v[j] > b.v[j] ? a.v[j] : b.v[j];
+    EACH(j, 16)
+        a.v[j] = a.v[j] > b.v[j] ? a.v[j] : b.v[j];
     return a;
 }
 
 FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
-    EACH(j, 16) a.v[j] = a.v[j] < b.v[j] ? a.v[j] : b.v[j];
+    EACH(j, 16)
+        a.v[j] = a.v[j] < b.v[j] ? a.v[j] : b.v[j];
     return a;
 }
 
 FSM_INLINE vf64 vf64_abs(vf64 a) {
-    EACH(j, 16) a.v[j] = fabs(a.v[j]);
+    EACH(j, 16)
+        a.v[j] = fabs(a.v[j]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
-    EACH(j, 16) x.v[j] = low.v[j] > x.v[j] ? low.v[j] : x.v[j];
+    EACH(j, 16)
+        x.v[j] = low.v[j] > x.v[j] ? low.v[j] : x.v[j];
     return x;
 }
 
 FSM_INLINE vf64 vf64_flush(vf64 x) {
-    EACH(j, 16) x.v[j] = fabs(x.v[j]) < 0x1p-1022 ? 0 : x.v[j];
+    EACH(j, 16)
+        x.v[j] = fabs(x.v[j]) < 0x1p-1022 ? 0 : x.v[j];
     return x;
 }
 
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     uint64_t bits[16];
     memcpy(bits, z.v, sizeof bits);
-    EACH(j, 16) bits[j] <<= 52;
+    EACH(j, 16)
+        bits[j] <<= 52;
     memcpy(z.v, bits, sizeof bits);
     return z;
 }
@@ -250,19 +282,22 @@ FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
     uint64_t bits_a[16], bits_b[16];
     memcpy(bits_a, a.v, sizeof bits_a);
     memcpy(bits_b, b.v, sizeof bits_b);
-    EACH(j, 16) bits_a[j] -= bits_b[j];
+    EACH(j, 16)
+        bits_a[j] -= bits_b[j];
     memcpy(a.v, bits_a, sizeof bits_a);
     return a;
 }
 
 FSM_INLINE double vf64_hmax(vf64 a) {
-    EACH(j, 16) a.v[0] = a.v[j] > a.v[0] ? a.v[j] : a.v[0];
+    EACH(j, 16)
+        a.v[0] = a.v[j] > a.v[0] ? a.v[j] : a.v[0];
     return a.v[0];
 }
 
 FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     bool any = false;
-    EACH(j, 16) any |= a.v[j] < b.v[j];
+    EACH(j, 16)
+        any |= a.v[j] < b.v[j];
     return any;
 }
 
@@ -278,18 +313,21 @@ FSM_INLINE fsm_sum two_sum(fsm_sum a, fsm_sum b) {
 }
 
 FSM_INLINE vf64_acc vf64_acc_add(vf64_acc s, vf64 a) {
-    EACH(j, 16) s.v[j] = two_sum(s.v[j], (fsm_sum){a.v[j], 0});
+    EACH(j, 16)
+        s.v[j] = two_sum(s.v[j], (fsm_sum){a.v[j], 0});
     return s;
 }
 
 FSM_INLINE vf64_acc vf64_acc_merge(vf64_acc a, vf64_acc b) {
-    EACH(j, 16) a.v[j] = two_sum(a.v[j], b.v[j]);
+    EACH(j, 16)
+        a.v[j] = two_sum(a.v[j], b.v[j]);
     return a;
 }
 
 FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     for (int width = 8; width > 0; width /= 2)
-        EACH(j, width) s.v[j] = two_sum(s.v[j], s.v[j + width]);
+        EACH(j, width)
+            s.v[j] = two_sum(s.v[j], s.v[j + width]);
     return s.v[0];
 }
 

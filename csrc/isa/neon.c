@@ -6,7 +6,9 @@
 #include <string.h>
 
 #define FSM_ISA neon
-#define EACH(i) FSM_UNROLL for (int i = 0; i < 8; i++)
+#define EACH(i)                                                                                                        \
+    FSM_UNROLL                                                                                                         \
+    for (int i = 0; i < 8; i++)
 
 /* ---- float32 */
 
@@ -20,19 +22,22 @@ typedef struct {
 
 FSM_INLINE vf32 vf32_load(const float *p) {
     vf32 r;
-    EACH(i) r.v[i] = vld1q_f32(p + 4 * i);
+    EACH(i)
+        r.v[i] = vld1q_f32(p + 4 * i);
     return r;
 }
 
 FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
     float lanes[32];
-    EACH(i) vst1q_f32(lanes + 4 * i, vdupq_n_f32(fill));
+    EACH(i)
+        vst1q_f32(lanes + 4 * i, vdupq_n_f32(fill));
     memcpy(lanes, p, (size_t)n * sizeof *p);
     return vf32_load(lanes);
 }
 
 FSM_INLINE void vf32_store(float *p, vf32 a) {
-    EACH(i) vst1q_f32(p + 4 * i, a.v[i]);
+    EACH(i)
+        vst1q_f32(p + 4 * i, a.v[i]);
 }
 
 FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
@@ -43,27 +48,32 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
 
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
-    EACH(i) r.v[i] = vdupq_n_f32(a);
+    EACH(i)
+        r.v[i] = vdupq_n_f32(a);
     return r;
 }
 
 FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = vaddq_f32(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vaddq_f32(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = vsubq_f32(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vsubq_f32(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = vmulq_f32(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vmulq_f32(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
-    EACH(i) a.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
     return a;
 }
 
@@ -72,17 +82,20 @@ FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
 }
 
 FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = vmaxq_f32(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vmaxq_f32(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = vminq_f32(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vminq_f32(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_abs(vf32 a) {
-    EACH(i) a.v[i] = vabsq_f32(a.v[i]);
+    EACH(i)
+        a.v[i] = vabsq_f32(a.v[i]);
     return a;
 }
 
@@ -95,13 +108,14 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
 }
 
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
-    EACH(i) z.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(z.v[i]), 23));
+    EACH(i)
+        z.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(z.v[i]), 23));
     return z;
 }
 
 FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
     EACH(i)
-    a.v[i] = vreinterpretq_f32_u32(vsubq_u32(vreinterpretq_u32_f32(a.v[i]), vreinterpretq_u32_f32(b.v[i])));
+        a.v[i] = vreinterpretq_f32_u32(vsubq_u32(vreinterpretq_u32_f32(a.v[i]), vreinterpretq_u32_f32(b.v[i])));
     return a;
 }
 
@@ -115,7 +129,8 @@ FSM_INLINE float vf32_hmax(vf32 a) {
 
 FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     uint32x4_t any = vdupq_n_u32(0);
-    EACH(i) any = vorrq_u32(any, vcltq_f32(a.v[i], b.v[i]));
+    EACH(i)
+        any = vorrq_u32(any, vcltq_f32(a.v[i], b.v[i]));
     return (vmaxvq_u32(any)) != 0;
 }
 
@@ -170,19 +185,22 @@ typedef struct {
 
 FSM_INLINE vf64 vf64_load(const double *p) {
     vf64 r;
-    EACH(i) r.v[i] = vld1q_f64(p + 2 * i);
+    EACH(i)
+        r.v[i] = vld1q_f64(p + 2 * i);
     return r;
 }
 
 FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
     double lanes[16];
-    EACH(i) vst1q_f64(lanes + 2 * i, vdupq_n_f64(fill));
+    EACH(i)
+        vst1q_f64(lanes + 2 * i, vdupq_n_f64(fill));
     memcpy(lanes, p, (size_t)n * sizeof *p);
     return vf64_load(lanes);
 }
 
 FSM_INLINE void vf64_store(double *p, vf64 a) {
-    EACH(i) vst1q_f64(p + 2 * i, a.v[i]);
+    EACH(i)
+        vst1q_f64(p + 2 * i, a.v[i]);
 }
 
 FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
@@ -193,27 +211,32 @@ FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
 
 FSM_INLINE vf64 vf64_set1(double a) {
     vf64 r;
-    EACH(i) r.v[i] = vdupq_n_f64(a);
+    EACH(i)
+        r.v[i] = vdupq_n_f64(a);
     return r;
 }
 
 FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = vaddq_f64(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vaddq_f64(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = vsubq_f64(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vsubq_f64(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = vmulq_f64(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vmulq_f64(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
-    EACH(i) a.v[i] = vfmaq_f64(c.v[i], a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vfmaq_f64(c.v[i], a.v[i], b.v[i]);
     return a;
 }
 
@@ -222,17 +245,20 @@ FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
 }
 
 FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = vmaxq_f64(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vmaxq_f64(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = vminq_f64(a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = vminq_f64(a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_abs(vf64 a) {
-    EACH(i) a.v[i] = vabsq_f64(a.v[i]);
+    EACH(i)
+        a.v[i] = vabsq_f64(a.v[i]);
     return a;
 }
 
@@ -245,13 +271,14 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
 }
 
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
-    EACH(i) z.v[i] = vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(z.v[i]), 52));
+    EACH(i)
+        z.v[i] = vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(z.v[i]), 52));
     return z;
 }
 
 FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
     EACH(i)
-    a.v[i] = vreinterpretq_f64_u64(vsubq_u64(vreinterpretq_u64_f64(a.v[i]), vreinterpretq_u64_f64(b.v[i])));
+        a.v[i] = vreinterpretq_f64_u64(vsubq_u64(vreinterpretq_u64_f64(a.v[i]), vreinterpretq_u64_f64(b.v[i])));
     return a;
 }
 
@@ -265,7 +292,8 @@ FSM_INLINE double vf64_hmax(vf64 a) {
 
 FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     uint64x2_t any = vdupq_n_u64(0);
-    EACH(i) any = vorrq_u64(any, vcltq_f64(a.v[i], b.v[i]));
+    EACH(i)
+        any = vorrq_u64(any, vcltq_f64(a.v[i], b.v[i]));
     return (vgetq_lane_u64(any, 0) | vgetq_lane_u64(any, 1)) != 0;
 }
 

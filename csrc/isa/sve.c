@@ -5,14 +5,16 @@
 #include <arm_sve.h>
 #include <string.h>
 
-#define FSM_ISA sve
+#define FSM_ISA   sve
 #define REGISTERS (1024 / __ARM_FEATURE_SVE_BITS)
-#define EACH(i) FSM_UNROLL for (int i = 0; i < REGISTERS; i++)
+#define EACH(i)                                                                                                        \
+    FSM_UNROLL                                                                                                         \
+    for (int i = 0; i < REGISTERS; i++)
 
 /* ---- float32 */
 
 #define LANES32 (__ARM_FEATURE_SVE_BITS / 32) /* of one register */
-#define ALL32 svptrue_b32()
+#define ALL32   svptrue_b32()
 
 typedef svfloat32_t register_f32 __attribute__((arm_sve_vector_bits(__ARM_FEATURE_SVE_BITS)));
 
@@ -27,7 +29,8 @@ FSM_INLINE svbool_t lanes32(ptrdiff_t n, int i) {
 
 FSM_INLINE vf32 vf32_load(const float *p) {
     vf32 r;
-    EACH(i) r.v[i] = svld1_f32(ALL32, p + LANES32 * i);
+    EACH(i)
+        r.v[i] = svld1_f32(ALL32, p + LANES32 * i);
     return r;
 }
 
@@ -41,36 +44,43 @@ FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
 }
 
 FSM_INLINE void vf32_store(float *p, vf32 a) {
-    EACH(i) svst1_f32(ALL32, p + LANES32 * i, a.v[i]);
+    EACH(i)
+        svst1_f32(ALL32, p + LANES32 * i, a.v[i]);
 }
 
 FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
-    EACH(i) svst1_f32(lanes32(n, i), p + LANES32 * i, a.v[i]);
+    EACH(i)
+        svst1_f32(lanes32(n, i), p + LANES32 * i, a.v[i]);
 }
 
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
-    EACH(i) r.v[i] = svdup_f32(a);
+    EACH(i)
+        r.v[i] = svdup_f32(a);
     return r;
 }
 
 FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = svadd_f32_x(ALL32, a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svadd_f32_x(ALL32, a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = svsub_f32_x(ALL32, a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svsub_f32_x(ALL32, a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = svmul_f32_x(ALL32, a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svmul_f32_x(ALL32, a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
-    EACH(i) a.v[i] = svmla_f32_x(ALL32, c.v[i], a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svmla_f32_x(ALL32, c.v[i], a.v[i], b.v[i]);
     return a;
 }
 
@@ -79,17 +89,20 @@ FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
 }
 
 FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = svmax_f32_x(ALL32, a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svmax_f32_x(ALL32, a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
-    EACH(i) a.v[i] = svmin_f32_x(ALL32, a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svmin_f32_x(ALL32, a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf32 vf32_abs(vf32 a) {
-    EACH(i) a.v[i] = svabs_f32_x(ALL32, a.v[i]);
+    EACH(i)
+        a.v[i] = svabs_f32_x(ALL32, a.v[i]);
     return a;
 }
 
@@ -102,13 +115,15 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
 }
 
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
-    EACH(i) z.v[i] = svreinterpret_f32_u32(svlsl_n_u32_x(ALL32, svreinterpret_u32_f32(z.v[i]), 23));
+    EACH(i)
+        z.v[i] = svreinterpret_f32_u32(svlsl_n_u32_x(ALL32, svreinterpret_u32_f32(z.v[i]), 23));
     return z;
 }
 
 FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
     EACH(i)
-    a.v[i] = svreinterpret_f32_u32(svsub_u32_x(ALL32, svreinterpret_u32_f32(a.v[i]), svreinterpret_u32_f32(b.v[i])));
+        a.v[i] =
+            svreinterpret_f32_u32(svsub_u32_x(ALL32, svreinterpret_u32_f32(a.v[i]), svreinterpret_u32_f32(b.v[i])));
     return a;
 }
 
@@ -121,14 +136,15 @@ FSM_INLINE float vf32_hmax(vf32 a) {
 
 FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     svbool_t any = svpfalse_b();
-    EACH(i) any = svorr_b_z(ALL32, any, svcmplt_f32(ALL32, a.v[i], b.v[i]));
+    EACH(i)
+        any = svorr_b_z(ALL32, any, svcmplt_f32(ALL32, a.v[i], b.v[i]));
     return svptest_any(ALL32, any);
 }
 
 /* ---- float64 */
 
 #define LANES64 (__ARM_FEATURE_SVE_BITS / 64) /* of one register */
-#define ALL64 svptrue_b64()
+#define ALL64   svptrue_b64()
 
 typedef svfloat64_t register_f64 __attribute__((arm_sve_vector_bits(__ARM_FEATURE_SVE_BITS)));
 
@@ -147,7 +163,8 @@ FSM_INLINE svbool_t lanes64(ptrdiff_t n, int i) {
 
 FSM_INLINE vf64 vf64_load(const double *p) {
     vf64 r;
-    EACH(i) r.v[i] = svld1_f64(ALL64, p + LANES64 * i);
+    EACH(i)
+        r.v[i] = svld1_f64(ALL64, p + LANES64 * i);
     return r;
 }
 
@@ -161,36 +178,43 @@ FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
 }
 
 FSM_INLINE void vf64_store(double *p, vf64 a) {
-    EACH(i) svst1_f64(ALL64, p + LANES64 * i, a.v[i]);
+    EACH(i)
+        svst1_f64(ALL64, p + LANES64 * i, a.v[i]);
 }
 
 FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
-    EACH(i) svst1_f64(lanes64(n, i), p + LANES64 * i, a.v[i]);
+    EACH(i)
+        svst1_f64(lanes64(n, i), p + LANES64 * i, a.v[i]);
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {
     vf64 r;
-    EACH(i) r.v[i] = svdup_f64(a);
+    EACH(i)
+        r.v[i] = svdup_f64(a);
     return r;
 }
 
 FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = svadd_f64_x(ALL64, a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svadd_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = svsub_f64_x(ALL64, a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svsub_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = svmul_f64_x(ALL64, a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svmul_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
-    EACH(i) a.v[i] = svmla_f64_x(ALL64, c.v[i], a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svmla_f64_x(ALL64, c.v[i], a.v[i], b.v[i]);
     return a;
 }
 
@@ -199,17 +223,20 @@ FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
 }
 
 FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = svmax_f64_x(ALL64, a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svmax_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
-    EACH(i) a.v[i] = svmin_f64_x(ALL64, a.v[i], b.v[i]);
+    EACH(i)
+        a.v[i] = svmin_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
 FSM_INLINE vf64 vf64_abs(vf64 a) {
-    EACH(i) a.v[i] = svabs_f64_x(ALL64, a.v[i]);
+    EACH(i)
+        a.v[i] = svabs_f64_x(ALL64, a.v[i]);
     return a;
 }
 
@@ -222,13 +249,15 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
 }
 
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
-    EACH(i) z.v[i] = svreinterpret_f64_u64(svlsl_n_u64_x(ALL64, svreinterpret_u64_f64(z.v[i]), 52));
+    EACH(i)
+        z.v[i] = svreinterpret_f64_u64(svlsl_n_u64_x(ALL64, svreinterpret_u64_f64(z.v[i]), 52));
     return z;
 }
 
 FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
     EACH(i)
-    a.v[i] = svreinterpret_f64_u64(svsub_u64_x(ALL64, svreinterpret_u64_f64(a.v[i]), svreinterpret_u64_f64(b.v[i])));
+        a.v[i] =
+            svreinterpret_f64_u64(svsub_u64_x(ALL64, svreinterpret_u64_f64(a.v[i]), svreinterpret_u64_f64(b.v[i])));
     return a;
 }
 
@@ -241,7 +270,8 @@ FSM_INLINE double vf64_hmax(vf64 a) {
 
 FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     svbool_t any = svpfalse_b();
-    EACH(i) any = svorr_b_z(ALL64, any, svcmplt_f64(ALL64, a.v[i], b.v[i]));
+    EACH(i)
+        any = svorr_b_z(ALL64, any, svcmplt_f64(ALL64, a.v[i], b.v[i]));
     return svptest_any(ALL64, any);
 }
 

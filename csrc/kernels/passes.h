@@ -153,8 +153,8 @@ FSM_INLINE vec FN(exp_columns)(const real *x, ptrdiff_t x_step, real *e, ptrdiff
     return a;
 }
 
-FSM_INLINE vec_acc FN(exp_strip_body)(const real *x, ptrdiff_t x_step, real *e, ptrdiff_t e_step, ptrdiff_t n, ptrdiff_t count,
-                                 FN(exp_frame) frame, bool careful) {
+FSM_INLINE vec_acc FN(exp_strip_body)(const real *x, ptrdiff_t x_step, real *e, ptrdiff_t e_step, ptrdiff_t n,
+                                      ptrdiff_t count, FN(exp_frame) frame, bool careful) {
     vec_acc total = vec_acc_zero();
     for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
         ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
@@ -182,8 +182,8 @@ FSM_INLINE vec_acc FN(exp_strip_body)(const real *x, ptrdiff_t x_step, real *e, 
 }
 
 /* e = exp(x) for a strip, and the sums of its columns. e may be x. */
-FSM_INLINE vec_acc FN(exp_strip)(const real *x, ptrdiff_t x_step, real *e, ptrdiff_t e_step, ptrdiff_t n, ptrdiff_t count,
-                                 FN(exp_frame) frame, bool careful) {
+FSM_INLINE vec_acc FN(exp_strip)(const real *x, ptrdiff_t x_step, real *e, ptrdiff_t e_step, ptrdiff_t n,
+                                 ptrdiff_t count, FN(exp_frame) frame, bool careful) {
     return careful ? FN(exp_strip_body)(x, x_step, e, e_step, n, count, frame, true)
                    : FN(exp_strip_body)(x, x_step, e, e_step, n, count, frame, false);
 }

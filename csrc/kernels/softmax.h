@@ -91,7 +91,8 @@ static void FN(softmax_rows)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t en
 }
 
 /* The same for `count` columns side by side. */
-FSM_INLINE void FN(softmax_strip)(const real *x, ptrdiff_t x_step, real *y, ptrdiff_t y_step, ptrdiff_t n, ptrdiff_t count) {
+FSM_INLINE void FN(softmax_strip)(const real *x, ptrdiff_t x_step, real *y, ptrdiff_t y_step, ptrdiff_t n,
+                                  ptrdiff_t count) {
     FN(range) range = FN(range_strip)(x, x_step, n, count);
     real max[LANES], shift[LANES];
     vec_store(max, range.max);
