@@ -46,5 +46,5 @@ def bits(a):
     return np.ascontiguousarray(a).view(f"u{a.dtype.itemsize}")
 
 
-def assert_same_bits(a, b):
-    np.testing.assert_array_equal(bits(a), bits(b))
+def assert_same_bits(a, b, message=""):
+    np.testing.assert_array_equal(bits(a), bits(b), message)

@@ -34,12 +34,12 @@ def on(isa, x, axis=-1):
 
 @pytest.mark.parametrize("rows", [ordinary, breakers, adversarial])
 def test_every_isa_gives_the_bits_of_scalar(fma_isa, dtype, rows):
-    for _, x in rows(dtype):
+    for name, x in rows(dtype):
         expected = on("scalar", x)
-        assert_same_bits(fs.softmax(x), expected)
-        assert_same_bits(fs.softmax(x.T, axis=0).T, expected)
+        assert_same_bits(fs.softmax(x), expected, name)
+        assert_same_bits(fs.softmax(x.T, axis=0).T, expected, name)
         columns = np.repeat(x.T, 20, axis=1)  # whole strips, where x.T has single columns
-        assert_same_bits(fs.softmax(columns, axis=0), np.repeat(expected.T, 20, axis=1))
+        assert_same_bits(fs.softmax(columns, axis=0), np.repeat(expected.T, 20, axis=1), name)
 
 
 @pytest.mark.parametrize("n", LENGTHS)
