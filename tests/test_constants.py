@@ -17,7 +17,7 @@ def test_exponential(fmt):
     expected, worst = constants(fmt)
     number = r"-?0x[0-9a-f.]+p[+-]\d+"
     for name in ("LOG2E", "LN2", "LN2_HI", "LN2_LO"):
-        written = re.search(rf"#define {name} ({number})", header)[1]
+        written = re.search(rf"#define {name}\s+({number})", header)[1]
         assert float.fromhex(written) == expected[name]
     polynomial = re.search(r"#define EXP_POLYNOMIAL([^}]*)\}", header)[1]
     written = [float.fromhex(value) for value in re.findall(number, polynomial)]
@@ -31,7 +31,7 @@ def test_the_clamp_is_exact_for_every_reference():
     header = (ROOT / "csrc/bind_f32.h").read_text()
 
     def value(name):
-        return np.float32(float.fromhex(re.search(rf"#define {name} (\S+?)f?\s", header)[1]))
+        return np.float32(float.fromhex(re.search(rf"#define {name}\s+(\S+?)f?\s", header)[1]))
 
     k = np.arange(-int(2**21 * 1.45), int(2**21 * 1.45)).astype(np.float32)
     bias = np.float32(127 + 64 - 1)

@@ -18,7 +18,8 @@
  * first, which is harmless there: elements that matter are within a factor of 2 of it, so the difference
  * is exact. x below `low` has an exponent field of 0, and so e = +0.
  *
- * Worst errors of e: 0.86 ULP (float32), 0.87 ULP (float64); tests/test_accuracy.py measures them. */
+ * Worst errors of e met in 4 million x from the smallest normal result to 1: float32 0.908 ULP at x = -82.119278,
+ * float64 0.890 ULP at x = -611.69167 (python tools/exp_constants.py). */
 
 /* Exponent field of e where n = k. */
 #define E_BIAS (EXPONENT_BIAS + 64 - 1)
