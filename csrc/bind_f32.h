@@ -37,25 +37,25 @@
 #define QUIET_NAN_BITS UINT32_C(0x7fc00000)
 #define real_bits      uint32_t
 
-/* kernels/math.h: exponentials carry a factor of 2^64. */
+/* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^100 until they are finished. */
 #define ROUND_TO_INT 0x1.8p23f /* added to a number, leaves its integer in the low bits */
-#define E_FLOOR      0x1p-89f  /* 2^-153 with that factor: its quotient rounds to zero */
-#define Y_UNIT       0x1p-27f  /* 100 in the exponent field: quotients carry a factor of 2^100 */
+#define LOWEST       153       /* e is 0 from 2^-153 of the row's power of two down: the quotient would round to zero */
+#define EXP_SCALE    0x1p38f   /* 64 + EXPONENT_BIAS - LOWEST */
+#define Y_UNIT       0x1p-27f  /* 100 in the exponent field */
 
-/* From tools/exp_constants.py: 2*exp(t), within 0.046 ULP for |t| <= 0.375; highest power first. */
-#define LOG2E  0x1.715476p+0f
-#define LN2    0x1.62e43p-1f
-#define LN2_HI 0x1.62e43p-1f
-#define LN2_LO -0x1.05c61p-29f
-#define EXP_POLYNOMIAL                                                                                                 \
-    {0x1.69867ep-9f, 0x1.126af8p-6f, 0x1.555acep-4f, 0x1.55544cp-2f, 0x1.fffff8p-1f, 0x1p+1f, 0x1p+1f}
+/* From tools/exp_constants.py: exp(t) within 0.046 ULP for |t| <= 0.375; highest power first. */
+#define LOG2E          0x1.715476p+0f
+#define LN2            0x1.62e43p-1f
+#define LN2_HI         0x1.62e43p-1f
+#define LN2_LO         -0x1.05c61p-29f
+#define EXP_POLYNOMIAL {0x1.69867ep-10f, 0x1.126af8p-7f, 0x1.555acep-5f, 0x1.55544cp-3f, 0x1.fffff8p-2f, 1, 1}
 
 /* Totals of chunks, added in order: a float64 holds the sum of float32 lanes to well below 1 ULP. */
 FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
     return (fsm_sum){a.hi + b.hi, 0};
 }
 
-/* 2^100/S as hi + lo: what multiplies e to give a quotient. S, like e, carries 2^64. */
+/* What multiplies e to give y: 2^100/S as hi + lo. */
 FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, real *hi, real *lo) {
     double r = 0x1p100 / sum.hi;
     *hi = (float)r;

@@ -37,29 +37,30 @@
 #define QUIET_NAN_BITS UINT64_C(0x7ff8000000000000)
 #define real_bits      uint64_t
 
-/* kernels/math.h: exponentials carry a factor of 2^64. */
-#define ROUND_TO_INT 0x1.8p52  /* added to a number, leaves its integer in the low bits */
-#define E_FLOOR      0x1p-1015 /* 2^-1079 with that factor: its quotient rounds to zero */
-#define Y_UNIT       0x1p-723  /* 300 in the exponent field: quotients carry a factor of 2^300 */
+/* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^300 until they are finished. */
+#define ROUND_TO_INT 0x1.8p52 /* added to a number, leaves its integer in the low bits */
+#define LOWEST       1079     /* e is 0 from 2^-1079 of the row's power of two down: the quotient would round to zero */
+#define EXP_SCALE    0x1p144  /* 200 + EXPONENT_BIAS - LOWEST */
+#define Y_UNIT       0x1p-723 /* 300 in the exponent field */
 
-/* From tools/exp_constants.py: 2*exp(t), within 0.043 ULP for |t| <= 0.375; highest power first. */
+/* From tools/exp_constants.py: exp(t) within 0.043 ULP for |t| <= 0.375; highest power first. */
 #define LOG2E  0x1.71547652b82fep+0
 #define LN2    0x1.62e42fefa39efp-1
 #define LN2_HI 0x1.62e42feep-1
 #define LN2_LO 0x1.a39ef35793c76p-33
 #define EXP_POLYNOMIAL                                                                                                 \
-    {0x1.ad6a481ef5ebcp-25,                                                                                            \
-     0x1.28cf8f2f806fp-21,                                                                                             \
-     0x1.71df6e4a0e59p-18,                                                                                             \
-     0x1.a01973d3e0058p-15,                                                                                            \
-     0x1.a01a00eb2136ap-12,                                                                                            \
-     0x1.6c16c192a5c19p-9,                                                                                             \
-     0x1.1111111139c4dp-6,                                                                                             \
-     0x1.555555554c555p-4,                                                                                             \
-     0x1.5555555555496p-2,                                                                                             \
-     0x1.0000000000015p+0,                                                                                             \
-     0x1p+1,                                                                                                           \
-     0x1p+1}
+    {0x1.ad6a481ef5ebcp-26,                                                                                            \
+     0x1.28cf8f2f806fp-22,                                                                                             \
+     0x1.71df6e4a0e59p-19,                                                                                             \
+     0x1.a01973d3e0058p-16,                                                                                            \
+     0x1.a01a00eb2136ap-13,                                                                                            \
+     0x1.6c16c192a5c19p-10,                                                                                            \
+     0x1.1111111139c4dp-7,                                                                                             \
+     0x1.555555554c555p-5,                                                                                             \
+     0x1.5555555555496p-3,                                                                                             \
+     0x1.0000000000015p-1,                                                                                             \
+     1,                                                                                                                \
+     1}
 
 /* Totals of chunks, added in order: TwoSum, as in vec.h. */
 FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
@@ -69,11 +70,13 @@ FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
     return (fsm_sum){hi, (a.lo + b.lo) + error};
 }
 
-/* 2^300/S as hi + lo: what multiplies e to give a quotient. S, like e, carries 2^64. */
+/* What multiplies e to give y: 2^300/S as hi + lo. */
 FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, real *hi, real *lo) {
     double s = sum.hi + sum.lo;
-    double rest = (sum.lo - (s - sum.hi)) * 0x1p-300;
-    s *= 0x1p-300;
-    *hi = 1 / s;
-    *lo = (fma(-s, *hi, 1) - rest * *hi) * *hi;
+    double rest = sum.lo - (s - sum.hi);
+    if (fabs(rest) < s * 0x1p-110)
+        rest = 0; /* too small to count; its products could be subnormal */
+    double r = 1 / s;
+    *hi = r * 0x1p300;
+    *lo = (fma(-s, r, 1) - rest * r) * *hi;
 }

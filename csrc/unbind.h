@@ -34,7 +34,8 @@
 #undef QUIET_NAN_BITS
 #undef real_bits
 #undef ROUND_TO_INT
-#undef E_FLOOR
+#undef LOWEST
+#undef EXP_SCALE
 #undef Y_UNIT
 #undef LOG2E
 #undef LN2

@@ -89,7 +89,7 @@ def constants(fmt):
     }
     coefficients, worst = exp_polynomial(degree, fmt)
     for power, coefficient in enumerate(coefficients):
-        table[f"EXP_C{power}"] = 2 * coefficient
+        table[f"EXP_C{power}"] = coefficient
     return {name: float(value) for name, value in table.items()}, float(worst * 2 ** (mantissa - 1))
 
 
@@ -111,7 +111,7 @@ def worst_error(table, fmt, samples=4_000_000):
     p = np.full_like(t, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         p = fma(p, t, coefficient)
-    exact = 2 * np.exp(x.astype(np.longdouble)) / np.ldexp(np.longdouble(1), n.astype(int))
+    exact = np.exp(x.astype(np.longdouble)) / np.ldexp(np.longdouble(1), n.astype(int))
     unit = np.ldexp(np.longdouble(1), np.frexp(exact)[1] - 1 - np.finfo(fmt).nmant)
     error = np.abs(p - exact) / unit
     return float(error.max()), float(x[error.argmax()])

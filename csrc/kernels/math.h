@@ -5,24 +5,20 @@
  * x itself is reduced, not x - max, which would be rounded by up to half an ULP of itself. A row's
  * exponentials only share an integer: with k = round(max * log2(e)) they are all kept as
  *
- *   e = exp(x) * 2^(64-k) = 2*exp(t) * 2^(n-k+63)
+ *   e = exp(x) * 2^(E-k) = EXP_SCALE*exp(t) * 2^(n-k+LOWEST-bias),   E = 64 (float32), 200 (float64)
  *
- * The factor 2^64 keeps e normal down to quotients e/S that round to zero, and the polynomial of 2*exp(t)
- * instead of exp(t) keeps its product with the power of two normal down to the last one: a subnormal
- * operand or result costs a hundred cycles on many CPUs. As rows differ by powers of two only, changing k
- * changes no bit.
+ * As rows differ by powers of two only, changing k changes no bit. The large factor on the polynomial's side leaves so
+ * much room below that e is never subnormal, nor is its product with 1/S or a rounding error of its sum, down to
+ * quotients that round to zero; there e is +0. A subnormal operand or result costs a hundred cycles on many CPUs.
  *
- * k folds into the constant that rounds: z = x*log2(e) + magic, magic = 1.5*2^M + bias - k, has n-k+bias
- * in its low bits, which a shift makes the exponent field. |k| < 2^22 is needed for magic to be exact, and
- * |x| < 2^21 for t to stay in the polynomial's range; rows beyond that (frame.shift) subtract their maximum
- * first, which is harmless there: elements that matter are within a factor of 2 of it, so the difference
- * is exact. x below `low` has an exponent field of 0, and so e = +0.
+ * k folds into the constant that rounds: z = x*log2(e) + magic, magic = 1.5*2^M + LOWEST - k, has n-k+LOWEST in its low
+ * bits, which a shift makes an exponent field. |k| < 2^22 is needed for magic to be exact, and |x| < 2^21 for t to stay
+ * in the polynomial's range; rows beyond that (frame.shift) subtract their maximum first, which is harmless there:
+ * elements that matter are within a factor of 2 of it, so the difference is exact. x is raised to `low`, where the
+ * field is 0 and so e = +0.
  *
  * Worst errors of e met in 4 million x from the smallest normal result to 1: float32 0.908 ULP at x = -82.119278,
  * float64 0.890 ULP at x = -611.69167 (python tools/exp_constants.py). */
-
-/* Exponent field of e where n = k. */
-#define E_BIAS (EXPONENT_BIAS + 64 - 1)
 
 typedef struct {
     vec shift; /* subtracted from x in rows that need it, else 0 */
@@ -38,11 +34,11 @@ FSM_INLINE bool FN(in_direct_range)(real max) {
 /* max: of the row, finite. */
 FSM_INLINE FN(exp_frame) FN(exp_frame_of)(vec max, vec shift) {
     const vec round = vec_set1(ROUND_TO_INT);
-    vec k = vec_sub(vec_fma(vec_sub(max, shift), vec_set1(LOG2E), round), round);
+    vec k = vec_sub(vec_fma(vec_sub(vec_flush(max), shift), vec_set1(LOG2E), round), round);
     return (FN(exp_frame)){
         .shift = shift,
-        .magic = vec_sub(vec_set1(ROUND_TO_INT + E_BIAS), k),
-        .low = vec_mul(vec_sub(k, vec_set1(E_BIAS)), vec_set1(LN2)),
+        .magic = vec_sub(vec_set1(ROUND_TO_INT + LOWEST), k),
+        .low = vec_mul(vec_sub(k, vec_set1(LOWEST)), vec_set1(LN2)),
     };
 }
 
@@ -56,14 +52,12 @@ FSM_INLINE vec FN(exp)(vec x, FN(exp_frame) frame, bool careful) {
     vec n = vec_sub(z, frame.magic);
     vec t = vec_fma(n, vec_set1(-LN2_HI), x);
     t = vec_fma(n, vec_set1(-LN2_LO), t);
-    vec p = vec_set1(c[0]);
+    vec p = vec_set1(c[0] * EXP_SCALE);
     FSM_UNROLL
     for (size_t i = 1; i < sizeof c / sizeof *c; i++)
-        p = vec_fma(p, t, vec_set1(c[i]));
+        p = vec_fma(p, t, vec_set1(c[i] * EXP_SCALE));
     return vec_mul(p, vec_pow2(z));
 }
-
-#undef E_BIAS
 
 /* 1/S as hi + lo, with the factors that e and y carry (sum_reciprocal). */
 typedef struct {
@@ -75,14 +69,13 @@ typedef struct {
  * Up to here y carries a factor of 2^w that keeps every step normal; integer arithmetic takes it off, so that
  * nothing traps. Normal results: subtract w from the exponent field. Subnormal results: y/2 + 2^(w-bias) rounds y to
  * a multiple of the smallest subnormal, has w in its exponent field and the result's own bit pattern below it; so
- * the same subtraction finishes it, and it is the larger of the two exactly where the result is subnormal. An e
- * whose quotient rounds to zero is raised to E_FLOOR, from where its products are normal.
+ * the same subtraction finishes it, and it is the larger of the two exactly where the result is subnormal.
  *
- * In L1 these six instructions cost what a load and a store do: 0.031 ns against 0.035 for e*hi + e*lo alone
- * (float32, AVX-512, Zen 5), 0.06 against 0.05 with AVX2. A second form for rows that need no care did not pay. */
+ * In L1 this costs about what a load and a store do: 0.031 ns against 0.035 for e*hi + e*lo alone (float32, AVX-512,
+ * Zen 5), 0.06 against 0.05 with AVX2. A second form for rows that need no care did not pay. */
 FSM_INLINE vec FN(quotient)(vec e, FN(divisor) divisor) {
     const vec unit = vec_set1(Y_UNIT);
-    vec y = vec_scale(vec_max(e, vec_set1(E_FLOOR)), divisor.hi, divisor.lo);
+    vec y = vec_scale(e, divisor.hi, divisor.lo);
     vec subnormal = vec_fma(y, vec_set1((real)0.5), unit);
     return vec_bits_sub(vec_max(y, subnormal), unit);
 }
