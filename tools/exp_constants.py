@@ -96,8 +96,8 @@ def constants(fmt):
 def worst_error(table, fmt, samples=4_000_000):
     """Largest error in ULP of the exponential that csrc/kernels/math.h computes from `table`, and its x.
 
-    x is spread evenly over all that has a normal exponential below 1. A fused multiply-add is emulated in a wider format:
-    the rounding to that one first changes no result by more than 2**-11 ULP.
+    x is spread evenly over all that has a normal exponential below 1. A fused multiply-add is emulated in a wider
+    format; the rounding to that one first changes no result by more than 2**-11 ULP.
     """
     wide = {np.float32: np.float64, np.float64: np.longdouble}[fmt]
 
