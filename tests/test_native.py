@@ -7,6 +7,7 @@ FSM_REQUIRE_TOOLCHAINS names the toolchains (comma-separated) whose absence is a
 import functools
 import os
 import re
+import shutil
 from fractions import Fraction
 
 import numpy as np
@@ -68,6 +69,22 @@ def test_the_expected_isas_ran(driver, request):
         assert isas == {"sve", "neon", "base", "scalar"}
     else:
         assert isas == {name for name, usable in _core.isas().items() if usable}
+
+
+@pytest.mark.parametrize(
+    ("cpu", "isas"), [("Nehalem", ["base", "scalar"]), ("Haswell", ["avx2", "base", "scalar"])], ids=["old", "avx2"]
+)
+def test_dispatch_on_lesser_cpus(cpu, isas):
+    """Nothing beyond what the CPU has is chosen, or runs before something is chosen."""
+    emulator = "qemu-x86_64"
+    if lacking := missing("gcc") or (None if shutil.which(emulator) else emulator):
+        assert "gcc" not in REQUIRED, f"needs {lacking}"
+        pytest.skip(f"needs {lacking}")
+    driver = build("gcc").on([emulator, "-cpu", cpu])
+    assert driver.isas() == isas
+    x = np.linspace(-30, 5, 3 * 70, dtype=np.float32).reshape(1, 70, 3)
+    for isa in isas:
+        np.testing.assert_array_max_ulp(driver.run("softmax", isa, x), fs.softmax(x, axis=1), maxulp=1)
 
 
 # ---- the vector layer
@@ -253,6 +270,41 @@ def test_sums(driver, dtype, function):
     for isa in driver.isas():
         got = np.frombuffer(driver.vec(function, isa, dtype, [(0, *abc) for abc in records]))
         np.testing.assert_array_equal(got, np.concatenate(expected))
+
+
+# ---- the order of summation
+
+
+def defined_sum(e):
+    """The sum of a row's exponentials as (hi, lo), as csrc/kernels/passes.h defines it, bit for bit."""
+    lanes = 128 // e.itemsize
+    total = np.zeros(1), np.zeros(1)
+    for start in range(0, len(e), 2048):
+        chunk = e[start : start + 2048]
+        steps = np.zeros(-(-len(chunk) // (4 * lanes)) * 4 * lanes, e.dtype)
+        steps[: len(chunk)] = chunk
+        hi, lo = np.zeros(lanes), np.zeros(lanes)
+        for s in steps.reshape(-1, 4, lanes):
+            quad = ((s[0] + s[2]) + (s[1] + s[3])).astype(np.float64)
+            hi, lo = merge(hi, lo, quad, np.zeros(lanes), e.dtype)
+        while len(hi) > 1:
+            half = len(hi) // 2
+            hi, lo = merge(hi[:half], lo[:half], hi[half:], lo[half:], e.dtype)
+        total = merge(*total, hi, lo, e.dtype)
+    return np.array(total).ravel()
+
+
+@pytest.mark.parametrize("n", [1, 31, 33, 100, 128, 129, 300, 2047, 2048, 2049, 7000])
+def test_order_of_summation(driver, dtype, n):
+    rng = np.random.default_rng(n)
+    row = (rng.standard_normal(n) * 3 + 2).astype(dtype)
+    columns = (rng.standard_normal((n, 5)) * 3 + 2).astype(dtype)
+    for isa in driver.isas():
+        e, sums = driver.sums(isa, row, 0)
+        np.testing.assert_array_equal(sums[0], defined_sum(e), isa)
+        e, sums = driver.sums(isa, columns, 5)
+        for j in range(5):
+            np.testing.assert_array_equal(sums[j], defined_sum(e[:, j].copy()), isa)
 
 
 def test_every_function_of_the_contract_is_tested():

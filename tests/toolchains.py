@@ -1,6 +1,7 @@
 """Builds tests/native/driver.c and csrc/ with each compiler found here, and runs the result."""
 
 import ast
+import copy
 import os
 import shutil
 import subprocess
@@ -74,6 +75,12 @@ class Driver:
         subprocess.run([*command, *objects, "-lm", "-o", str(build / "driver")], check=True)
         self._command = [*emulator, *(EMULATED_CPU if emulator else []), str(build / "driver")]
 
+    def on(self, emulator):
+        """The same program under another command."""
+        other = copy.copy(self)
+        other._command = [*emulator, self._command[-1]]
+        return other
+
     def _call(self, *arguments, data=b""):
         return subprocess.run(
             [*self._command, *map(str, arguments)], input=data, stdout=subprocess.PIPE, check=True
@@ -86,6 +93,11 @@ class Driver:
         """`op` of a C-contiguous (outer, n, inner) array along its middle axis."""
         kind = f"f{x.dtype.itemsize * 8}"
         return np.frombuffer(self._call("run", op, isa, kind, *x.shape, data=x.tobytes()), x.dtype).reshape(x.shape)
+
+    def sums(self, isa, x, columns):
+        """The exponentials and the pairs (hi, lo) of sums of a row (columns = 0), or of the columns of x."""
+        out = self._call("sums", isa, f"f{x.dtype.itemsize * 8}", len(x), columns, data=x.tobytes())
+        return np.frombuffer(out[: x.nbytes], x.dtype).reshape(x.shape), np.frombuffer(out[x.nbytes :]).reshape(-1, 2)
 
     def vec(self, function, isa, dtype, records):
         """The results of one function of csrc/vec.h, as bytes; records are (n, a, b, c)."""

@@ -37,7 +37,7 @@ FSM_INLINE fsm_sum FN(softmax_exp_row)(const fsm_args *args, const real *x, real
         ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
         const real *chunk = FN(load_chunk)(x + c * step, step, count, buffer);
         real *e = args->y_step == 1 ? y + c : buffer;
-        sum = FN(sum_merge)(sum, FN(exp_chunk)(chunk, e, count, plan->frame, plan->careful));
+        sum = FN(sum_merge)(sum, FN(exp_chunk)(chunk, e, count, &plan->frame, plan->careful));
     }
     return sum;
 }
@@ -57,7 +57,7 @@ FSM_INLINE void FN(softmax_divide_row)(const fsm_args *args, const real *x, real
         ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
         if (n > FSM_CHUNK) {
             const real *chunk = FN(load_chunk)(x + c * x_step, x_step, count, buffer);
-            FN(exp_chunk)(chunk, buffer, count, plan->frame, plan->careful);
+            FN(exp_chunk_careful)(chunk, buffer, count, &plan->frame);
         }
         FN(quotient_chunk)(buffer, count, divisor);
         FN(store_chunk)(y + c * y_step, y_step, count, buffer);
@@ -101,7 +101,8 @@ FSM_INLINE void FN(softmax_strip)(const real *x, ptrdiff_t x_step, real *y, ptrd
         shift[j] = FN(in_direct_range)(max[j]) || !isfinite(max[j]) ? 0 : max[j];
         careful |= shift[j] != 0;
     }
-    vec_acc sums = FN(exp_strip)(x, x_step, y, y_step, n, count, FN(exp_frame_of)(range.max, vec_load(shift)), careful);
+    const FN(exp_frame) frame = FN(exp_frame_of)(range.max, vec_load(shift));
+    const vec_acc sums = FN(exp_strip)(x, x_step, y, y_step, n, count, &frame, careful);
 
     double sum_hi[LANES], sum_lo[LANES];
     vec_acc_get(sums, sum_hi, sum_lo);

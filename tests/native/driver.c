@@ -4,6 +4,8 @@
  *   driver isas                                    names of the instruction sets that can run here
  *   driver run OP ISA DTYPE OUTER N INNER          stdin: an array (OUTER, N, INNER); stdout: OP along axis 1
  *   driver vec FUNCTION ISA DTYPE LANES            stdin: records of int64 n and blocks a, b, c; stdout: results
+ *   driver sums ISA DTYPE N COLUMNS                stdin: an array; stdout: its exponentials, then pairs hi, lo
+ * (probe.h)
  */
 #include "fsm.h"
 
@@ -14,9 +16,14 @@
 typedef size_t probe_f32(const char *, const float *, const float *, const float *, ptrdiff_t, void *);
 typedef size_t probe_f64(const char *, const double *, const double *, const double *, ptrdiff_t, void *);
 
+typedef void sums_f32(const float *, ptrdiff_t, ptrdiff_t, float *, fsm_sum *);
+typedef void sums_f64(const double *, ptrdiff_t, ptrdiff_t, double *, fsm_sum *);
+
 #define ISA(name)                                                                                                      \
     probe_f32 fsm_probe_f32_##name;                                                                                    \
-    probe_f64 fsm_probe_f64_##name;
+    probe_f64 fsm_probe_f64_##name;                                                                                    \
+    sums_f32 fsm_probe_sums_f32_##name;                                                                                \
+    sums_f64 fsm_probe_sums_f64_##name;
 #include "isa.def"
 #undef ISA
 
@@ -28,6 +35,18 @@ static probe_f32 *const probes_f32[] = {
 
 static probe_f64 *const probes_f64[] = {
 #define ISA(name) fsm_probe_f64_##name,
+#include "isa.def"
+#undef ISA
+};
+
+static sums_f32 *const all_sums_f32[] = {
+#define ISA(name) fsm_probe_sums_f32_##name,
+#include "isa.def"
+#undef ISA
+};
+
+static sums_f64 *const all_sums_f64[] = {
+#define ISA(name) fsm_probe_sums_f64_##name,
 #include "isa.def"
 #undef ISA
 };
@@ -100,6 +119,26 @@ static int vec(char **argv) {
     return 0;
 }
 
+static int sums(char **argv) {
+    int isa = find_isa(argv[0]), dtype = find_dtype(argv[1]);
+    ptrdiff_t n = atol(argv[2]), columns = atol(argv[3]);
+    size_t rows = columns ? (size_t)columns : 1;
+    size_t bytes = (size_t)n * rows * (dtype == FSM_F32 ? sizeof(float) : sizeof(double));
+    void *x = malloc(bytes), *e = malloc(bytes);
+    fsm_sum totals[32];
+    if (!x || !e || rows >= 32 || fread(x, 1, bytes, stdin) != bytes)
+        die("short input");
+    if (dtype == FSM_F32)
+        all_sums_f32[isa](x, n, columns, e, totals);
+    else
+        all_sums_f64[isa](x, n, columns, e, totals);
+    fwrite(e, 1, bytes, stdout);
+    fwrite(totals, sizeof *totals, rows, stdout);
+    free(x);
+    free(e);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc == 2 && strcmp(argv[1], "isas") == 0) {
         for (int i = 0; i < fsm_isa_count; i++)
@@ -111,5 +150,7 @@ int main(int argc, char **argv) {
         return run(argv + 2);
     if (argc == 6 && strcmp(argv[1], "vec") == 0)
         return vec(argv + 2);
+    if (argc == 6 && strcmp(argv[1], "sums") == 0)
+        return sums(argv + 2);
     die("usage: see the head of driver.c");
 }

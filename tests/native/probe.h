@@ -1,5 +1,5 @@
-/* The vector layer as one function, for tests/test_vec.py. Compiled into an instruction set's file, once a
- * precision, where the build defines FSM_PROBE as the path of this file. */
+/* The vector layer and the sums, each as one function, for tests/test_native.py. Compiled into an instruction set's
+ * file, once a precision, where the build defines FSM_PROBE as the path of this file. */
 
 /* Runs vec_<function> on blocks a, b, c and an integer n; writes its result and returns the bytes written. */
 size_t FN(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result);
@@ -61,4 +61,24 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
     return 0;
 #undef IS
 #undef BLOCK
+}
+
+/* The exponentials that softmax adds up, and their sum: for one row of n (columns = 0), or for n rows of fewer than
+ * LANES columns. Writes n * max(columns, 1) exponentials and max(columns, 1) sums. */
+void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums);
+
+void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums) {
+    if (columns == 0) {
+        const fsm_args args = {.n = n, .x_step = 1, .y_step = 1};
+        real buffer[FSM_CHUNK];
+        const FN(softmax_plan) plan = FN(softmax_plan_row)(&args, x, buffer);
+        sums[0] = FN(softmax_exp_row)(&args, x, e, &plan, buffer);
+        return;
+    }
+    const FN(range) range = FN(range_strip)(x, columns, n, columns);
+    const FN(exp_frame) frame = FN(exp_frame_of)(range.max, vec_set1(0));
+    double hi[LANES], lo[LANES];
+    vec_acc_get(FN(exp_strip)(x, columns, e, columns, n, columns, &frame, false), hi, lo);
+    for (ptrdiff_t j = 0; j < columns; j++)
+        sums[j] = (fsm_sum){hi[j], lo[j]};
 }
