@@ -80,7 +80,7 @@ def test_kernels_do_not_allocate_print_or_keep_state():
     for path in [*KERNELS, CSRC / "load.h", CSRC / "store.h"]:
         text = code(path)
         assert not re.search(r"\b(malloc|calloc|realloc|free|printf|alloca|errno|exit)\b", text), path
-        assert not re.search(r"^static (?!const|inline|void FN)", text, re.MULTILINE), path
+        assert not re.search(r"^\s*static (?!const\b)[^(]*[=;]", text, re.MULTILINE), path
 
 
 def test_one_pasting_macro():

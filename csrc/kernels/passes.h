@@ -101,8 +101,8 @@ FSM_INLINE fsm_sum FN(exp_chunk_body)(const real *x, real *e, ptrdiff_t n, FN(ex
     return vec_acc_fold(lanes);
 }
 
-/* The careful form is right for every row; one copy of it is enough. A row with a zero takes 1.07 to 1.16 times the time
- * of one without (n = 1000, float64 and float32, AVX2 and AVX-512, Zen 5). */
+/* The careful form is right for every row; one copy of it is enough. A row with a zero takes 1.07 to 1.16 times the
+ * time of one without (n = 1000, float64 and float32, AVX2 and AVX-512, Zen 5). */
 static fsm_sum FN(exp_chunk_careful)(const real *x, real *e, ptrdiff_t n, const FN(exp_frame) * frame) {
     return FN(exp_chunk_body)(x, e, n, *frame, true);
 }
