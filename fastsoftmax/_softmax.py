@@ -94,12 +94,12 @@ def _converted(op: int, x: ArrayLike, axis: Any, out: Any, dtype: Any) -> Any:
     if a.ndim and a.dtype == compute == result:
         y = normalize(op, a, axis, target)
     if y is None:
-        with np.errstate(over="ignore"):  # too large for float32: inf
+        with np.errstate(all="ignore"):  # what a cast overflows or underflows to is the answer
             y = np.array(a, dtype=compute, order="K", ndmin=1)
-        normalize(op, y, axis, y)
-        y = y if a.ndim else y[0]
-        if dtype is not None or target is None:
-            y = y.astype(result, copy=False)
-        if target is not None:
-            np.copyto(target, y, casting="same_kind")
+            normalize(op, y, axis, y)
+            y = y if a.ndim else y[0]
+            if dtype is not None or target is None:
+                y = y.astype(result, copy=False)
+            if target is not None:
+                np.copyto(target, y, casting="same_kind")
     return y if out is None else out

@@ -104,6 +104,15 @@ def test_dtype():
     assert fs.softmax(X.astype("f2"), dtype=ml_dtypes.bfloat16).dtype == ml_dtypes.bfloat16
 
 
+def test_casts_neither_warn_nor_raise():
+    with np.errstate(all="raise"):
+        assert np.isnan(fs.softmax([1e300, 0], dtype="f4")).all()
+        assert fs.softmax([0.0, -18.0], dtype="f2")[1] == 0
+        assert fs.softmax(np.array([0, -17], "f2"))[1] == np.float16(4.2e-8)
+        out = np.empty(2, "f4")
+        assert fs.softmax([0.0, -95.0], out=out)[1] == np.float32(np.exp(-95.0))
+
+
 # ---- output
 
 
