@@ -1,6 +1,6 @@
 """The build of the one extension module; everything else is in pyproject.toml.
 
-Switches, as environment variables: FSM_DEBUG=1 (-O1 -g, assertions), FSM_SANITIZE=address,undefined
+Switches, as environment variables: FSM_DEBUG=1 (-O1 -g), FSM_SANITIZE=address,undefined
 (any -fsanitize= list), FSM_COVERAGE=1 (gcov). CC and CFLAGS are honoured as usual.
 """
 
@@ -74,7 +74,7 @@ class BuildExt(build_ext):
         flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0"]
         link_flags = []
         if os.environ.get("FSM_DEBUG"):
-            flags += ["-O1", "-g", "-UNDEBUG"]
+            flags += ["-O1", "-g"]
         if sanitizers := os.environ.get("FSM_SANITIZE"):
             flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-g"]
             link_flags += [f"-fsanitize={sanitizers}"]

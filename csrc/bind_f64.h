@@ -46,8 +46,8 @@
 /* From tools/exp_constants.py: exp(t) within 0.043 ULP for |t| <= 0.375; highest power first. */
 #define LOG2E  0x1.71547652b82fep+0
 #define LN2    0x1.62e42fefa39efp-1
-#define LN2_HI 0x1.62e42feep-1
-#define LN2_LO 0x1.a39ef35793c76p-33
+#define LN2_HI 0x1.62e42fecp-1
+#define LN2_LO 0x1.d1cf79abc9e3bp-32
 #define EXP_POLYNOMIAL                                                                                                 \
     {0x1.ad6a481ef5ebcp-26,                                                                                            \
      0x1.28cf8f2f806fp-22,                                                                                             \
@@ -64,10 +64,7 @@
 
 /* Totals of chunks, added in order: TwoSum, as in vec.h. */
 FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
-    double hi = a.hi + b.hi;
-    double of_b = hi - a.hi;
-    double error = (a.hi - (hi - of_b)) + (b.hi - of_b);
-    return (fsm_sum){hi, (a.lo + b.lo) + error};
+    return fsm_two_sum(a, b);
 }
 
 /* What multiplies e to give y: 2^300/S as hi + lo. */

@@ -82,6 +82,14 @@ typedef struct {
     double hi, lo;
 } fsm_sum;
 
+/* TwoSum: hi is the rounded sum, lo takes up its error (Knuth, TAOCP 4.2.2, theorem B). */
+FSM_INLINE fsm_sum fsm_two_sum(fsm_sum a, fsm_sum b) {
+    double hi = a.hi + b.hi;
+    double of_b = hi - a.hi;
+    double error = (a.hi - (hi - of_b)) + (b.hi - of_b);
+    return (fsm_sum){hi, (a.lo + b.lo) + error};
+}
+
 /* dispatch.c */
 extern const fsm_isa *const fsm_isas[]; /* those built for this architecture, best first */
 extern const int fsm_isa_count;
@@ -94,11 +102,8 @@ extern const char fsm_compiler[];
 ptrdiff_t fsm_units(const fsm_args *args, int dtype);
 
 /* cpu.c: whether this CPU has, and the operating system saves, what an instruction set needs. */
-bool fsm_cpu_avx512(void);
-bool fsm_cpu_avx2(void);
-bool fsm_cpu_neon(void);
-bool fsm_cpu_sve(void);
-bool fsm_cpu_base(void);
-bool fsm_cpu_scalar(void);
+#define ISA(name) bool fsm_cpu_##name(void);
+#include "isa.def"
+#undef ISA
 
 #endif

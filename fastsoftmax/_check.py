@@ -4,7 +4,6 @@ import operator
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import NDArray
 
 
@@ -25,9 +24,10 @@ def axis(value: Any, ndim: int) -> int:
     except TypeError:
         hint = " To join several axes, reshape x." if value is None or isinstance(value, tuple) else ""
         raise TypeError(f"axis must be an int, got {type(value).__name__}.{hint}") from None
-    if ndim == 0 and index in (-1, 0):
-        return 0
-    return normalize_axis_index(index, ndim)
+    count = max(ndim, 1)
+    if not -count <= index < count:
+        raise np.exceptions.AxisError(index, ndim)
+    return index % count
 
 
 def float_dtypes(function: str, given: np.dtype[Any], wanted: Any) -> tuple[np.dtype[Any], np.dtype[Any]]:
@@ -58,7 +58,8 @@ def out(value: Any, shape: tuple[int, ...], result: np.dtype[Any]) -> NDArray[An
         raise ValueError(f"out has shape {value.shape}, expected {shape}.")
     if not value.flags.writeable:
         raise ValueError("out is read-only.")
-    if not np.can_cast(result, value.dtype, casting="same_kind"):
+    is_number = _is_float(value.dtype) or value.dtype.kind in "fc"
+    if not is_number or not np.can_cast(result, value.dtype, casting="same_kind"):
         raise TypeError(f"cannot cast {result} result to out of dtype {value.dtype}.")
     return np.asarray(value)
 

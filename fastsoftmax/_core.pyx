@@ -2,6 +2,8 @@
 # cython: freethreading_compatible=True
 """The only binding: NumPy buffers to kernels. Nothing here raises for an argument; see _check.py."""
 
+import numpy as np
+
 cimport numpy as cnp
 from libc.stddef cimport ptrdiff_t
 
@@ -26,6 +28,8 @@ cdef extern from "fsm.h" nogil:
     ctypedef struct fsm_isa:
         const char *name
         fsm_kernel *(*kernels)[2]
+    enum:
+        FSM_MAX_DIMS
     int FSM_OPS, FSM_F32, FSM_F64
     const fsm_isa *const *fsm_isas
     int fsm_isa_count
@@ -68,15 +72,15 @@ def activate_isa(name):
     fsm_activate_isa(list(isas()).index(name))
 
 
-def normalize(int op, x, int axis, out):
-    """Operation number `op` on x along `axis`, into `out` or, if that is None, a new array.
+def normalize(int op, x, axis_of_x, out):
+    """Operation number `op` on x along an axis, into `out` or, if that is None, a new array.
 
     Returns None, and has done nothing, if the arguments are not plain arrays that a kernel can take as they
     are: native float32 or float64, strides of whole elements, one dtype and shape, `out` writeable and either
     x itself or apart from it.
     """
     cdef cnp.ndarray a, y
-    cdef int dtype
+    cdef int dtype, axis
     cdef fsm_args args
 
     if type(x) is not cnp.ndarray:
@@ -87,6 +91,10 @@ def normalize(int op, x, int axis, out):
     elif cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE:
         dtype = FSM_F64
     else:
+        return None
+    try:
+        axis = axis_of_x
+    except OverflowError:
         return None
     if axis < 0:
         axis += cnp.PyArray_NDIM(a)
@@ -101,7 +109,7 @@ def normalize(int op, x, int axis, out):
     elif type(out) is cnp.ndarray:
         y = <cnp.ndarray>out
         if (cnp.PyArray_TYPE(y) != cnp.PyArray_TYPE(a) or not cnp.PyArray_ISNOTSWAPPED(y)
-                or not cnp.PyArray_ISWRITEABLE(y) or not cnp.PyArray_SAMESHAPE(a, y) or overlap(a, y)):
+                or not cnp.PyArray_ISWRITEABLE(y) or not cnp.PyArray_SAMESHAPE(a, y) or repeats(y) or overlap(a, y)):
             return None
     else:
         return None
@@ -124,7 +132,7 @@ cdef void run(int op, int dtype, const fsm_args *args, ptrdiff_t size) noexcept:
             kernel(args, 0, units)
 
 
-cdef bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+cdef bint overlap(cnp.ndarray a, cnp.ndarray b):
     """Whether a and b may share memory in another way than element by element."""
     cdef char *a_low
     cdef char *a_high
@@ -138,7 +146,44 @@ cdef bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
         return False
     extent(a, &a_low, &a_high)
     extent(b, &b_low, &b_high)
-    return a_low < b_high and b_low < a_high
+    if a_high <= b_low or b_high <= a_low:
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=1)
+    except np.exceptions.TooHardError:
+        return True
+
+
+cdef bint repeats(cnp.ndarray a) noexcept:
+    """Whether two elements of a may lie on the same bytes: no dimension clears what the smaller ones span."""
+    cdef ptrdiff_t strides[FSM_MAX_DIMS]
+    cdef ptrdiff_t spans[FSM_MAX_DIMS]
+    cdef ptrdiff_t stride, cleared
+    cdef int d, k, count = 0
+    if cnp.PyArray_IS_C_CONTIGUOUS(a):
+        return False
+    for d in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, d) <= 1:
+            continue
+        stride = magnitude(cnp.PyArray_STRIDE(a, d))
+        k = count
+        while k > 0 and strides[k - 1] > stride:
+            strides[k] = strides[k - 1]
+            spans[k] = spans[k - 1]
+            k -= 1
+        strides[k] = stride
+        spans[k] = stride * (cnp.PyArray_DIM(a, d) - 1)
+        count += 1
+    cleared = cnp.PyArray_ITEMSIZE(a)
+    for d in range(count):
+        if strides[d] < cleared:
+            return True
+        cleared += spans[d]
+    return False
+
+
+cdef inline ptrdiff_t magnitude(ptrdiff_t stride) noexcept nogil:
+    return -stride if stride < 0 else stride
 
 
 cdef void extent(cnp.ndarray a, char **low, char **high) noexcept:
@@ -197,7 +242,7 @@ cdef bint describe(fsm_args *args, cnp.ndarray x, cnp.ndarray y, int axis) noexc
             continue
         # Insertion sort by the size of the stride, the largest first.
         k = args.ndim
-        while k > 0 and abs(args.x_stride[k - 1]) < abs(x_stride):
+        while k > 0 and magnitude(args.x_stride[k - 1]) < magnitude(x_stride):
             args.shape[k] = args.shape[k - 1]
             args.x_stride[k] = args.x_stride[k - 1]
             args.y_stride[k] = args.y_stride[k - 1]

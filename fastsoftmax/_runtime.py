@@ -14,7 +14,7 @@ def show_config() -> None:
     """Print what this build is and what it runs on: version, compiler, instruction sets, NumPy.
 
     The instruction set is the best that the CPU and the operating system support. The environment variable
-    ``FASTSOFTMAX_ISA`` (avx512, avx2, neon, base or scalar), read at import, overrides it. ``python -m
+    ``FASTSOFTMAX_ISA``, one of the names printed, read at import, overrides it. ``python -m
     fastsoftmax`` prints the same.
 
     Examples

@@ -24,8 +24,8 @@ def softmax(
     Parameters
     ----------
     x : array_like
-        Logits, of any shape. float32 and float64 arrays of any layout are read where they lie; float16,
-        bfloat16, integers, bool and byte-swapped arrays are converted first.
+        Logits, of any shape. float32 and float64 arrays are read where they lie, whatever their layout; float16,
+        bfloat16, integers, bool, byte-swapped arrays and fields of records are copied first.
     axis : int, default -1
         The axis whose elements sum to 1 in the result. Note that ``scipy.special.softmax`` defaults to all
         axes together.
@@ -34,7 +34,8 @@ def softmax(
         The result is cast to its dtype by the "same_kind" rule.
     dtype : dtype, optional
         Of the result: float16, bfloat16, float32 or float64. Default: the dtype of `x` if that is one of them,
-        else float64. The arithmetic is float64 for float64 results and float32 for the others.
+        else float64. The arithmetic is float64 for float64 results and float32 for the others; `x` is rounded to
+        that before anything else.
 
     Returns
     -------
@@ -53,7 +54,8 @@ def softmax(
 
     Notes
     -----
-    Every normal result is within 6 ULP of the exact softmax of the given numbers, and usually within 2; results
+    Every normal result is within 6 ULP of the exact softmax of the given numbers (as converted), and usually within
+    3; results
     below the smallest normal number are within 2 units of the smallest subnormal. float16 and bfloat16
     results are the float32 result rounded once. A slice with a NaN or +inf in it, or all -inf, is NaN throughout.
 
@@ -96,7 +98,7 @@ def _converted(op: int, x: ArrayLike, axis: Any, out: Any, dtype: Any) -> Any:
     if y is None:
         with np.errstate(all="ignore"):  # what a cast overflows or underflows to is the answer
             y = np.array(a, dtype=compute, order="K", ndmin=1)
-            normalize(op, y, axis, y)
+            y = normalize(op, y, axis, y)
             y = y if a.ndim else y[0]
             if dtype is not None or target is None:
                 y = y.astype(result, copy=False)

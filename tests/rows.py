@@ -33,6 +33,9 @@ def breakers(dtype):
     yield "downward drift", drift[None, ::-1].astype(dtype)
     for offset in (100, -100, 3e4, -3e4, 1e6, -2.09e6, 2.09e6, 2.1e6, -2.1e6, 1e9, -1e30, 1e30):
         yield f"offset {offset:g}", (rng.standard_normal((4, 777)) * 5 + offset).astype(dtype)
+    for edge in (2.0**21, -(2.0**21)):  # where the row's maximum decides about a shift, and the reduction is hardest
+        row = (edge + np.arange(-40, 41)[:, None] * 0.25 + [0, -0.75, -3, -12, -200]).astype(dtype)
+        yield f"around {edge:g}", row
     biggest = np.finfo(dtype).max
     yield "the whole range", np.array([[biggest, -biggest, 0, 1, biggest]], dtype)
     yield "all equal and large", np.full((2, 300), biggest, dtype)

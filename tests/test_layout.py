@@ -57,9 +57,9 @@ def test_unbind_undoes_the_bindings():
     assert defined[0] == defined[1] == undone
 
 
-def test_vector_files_define_the_contract_in_its_order():
+def test_vector_files_define_the_contract():
     for path in [*(CSRC / "isa").glob("*.c"), CSRC / "isa/lanes.h"]:
-        text = code(path)
+        text = code(path).replace('#include "two_sum.h"', code(CSRC / "isa/two_sum.h"))
         if '#include "lanes.h"' in text:
             continue
         for dtype in ("vf32", "vf64"):

@@ -90,6 +90,17 @@ def test_only_the_output_is_allocated(dtype, make, axis):
     assert peak(lambda: fs.softmax(x, axis, out=x)) <= small
 
 
+def test_disjoint_arrays_in_one_block_of_memory(dtype):
+    both = np.linspace(-4, 4, 600 * 1600).astype(dtype).reshape(600, 1600)
+    x, out = both[:, :800], both[:, 800:]
+    expected = fs.softmax(x.copy())
+    assert peak(lambda: fs.softmax(x, out=out)) <= 4096
+    assert_same_bits(out.copy(), expected)
+    both = np.linspace(-4, 4, 600 * 800).astype(f"c{2 * np.dtype(dtype).itemsize}").reshape(600, 800)
+    assert peak(lambda: fs.softmax(both.real, out=both.imag)) <= 4096
+    assert_same_bits(both.imag.copy(), fs.softmax(both.real.copy()))
+
+
 @pytest.mark.parametrize("start", ["int32", "float16", ">f4"])
 def test_converted_input_takes_one_array_of_the_compute_type(start):
     x = np.zeros((600, 800), start)

@@ -55,7 +55,7 @@ class Driver:
         command, machine, emulator = TOOLCHAINS[name]
         self._directory = tempfile.TemporaryDirectory(prefix="fastsoftmax-")
         build = Path(self._directory.name)
-        flags = {f"isa/{isa}.c": isa_flags for isa, isa_flags in isa_flags(machine).items()}
+        flags = {f"isa/{isa}.c": extra for isa, extra in isa_flags(machine).items()}
         if machine == "aarch64":
             flags["isa/sve.c"] = SVE_FLAGS
         sources = {csrc / source: extra for source, extra in {**flags, "dispatch.c": [], "cpu.c": []}.items()}

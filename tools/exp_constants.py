@@ -76,9 +76,9 @@ def short(value, bits):
 
 def constants(fmt):
     """{C macro name: float} for one precision, and the polynomial's error in ULP (of 1)."""
-    degree, mantissa, hi_bits = {np.float32: (6, 24, 24), np.float64: (11, 53, 32)}[fmt]
+    degree, mantissa, hi_bits = {np.float32: (6, 24, 24), np.float64: (11, 53, 31)}[fmt]
     ln2 = mp.log(2)
-    # float32: the product n*LN2_HI is exact inside the FMA. float64: short enough (32 + 21 bits) to be
+    # float32: the product n*LN2_HI is exact inside the FMA. float64: short enough (31 bits, and 22 of n) to be
     # exact even without one.
     ln2_hi = rounded(ln2, fmt) if hi_bits == mantissa else short(ln2, hi_bits)
     table = {

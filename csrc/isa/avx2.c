@@ -191,10 +191,6 @@ typedef struct {
     __m256d v[4];
 } vf64;
 
-typedef struct {
-    vf64 hi, lo;
-} vf64_acc;
-
 FSM_INLINE __m256i lanes64(ptrdiff_t n, int i) {
     const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n - 4 * i), lane);
@@ -318,25 +314,7 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     return _mm256_movemask_pd(_mm256_or_pd(_mm256_or_pd(a.v[0], a.v[1]), _mm256_or_pd(a.v[2], a.v[3])));
 }
 
-FSM_INLINE vf64_acc vf64_acc_zero(void) {
-    return (vf64_acc){vf64_set1(0), vf64_set1(0)};
-}
-
-/* The rounding error of hi = a + b. */
-FSM_INLINE vf64 two_sum_error(vf64 a, vf64 b, vf64 hi) {
-    vf64 of_b = vf64_sub(hi, a);
-    return vf64_add(vf64_sub(a, vf64_sub(hi, of_b)), vf64_sub(b, of_b));
-}
-
-FSM_INLINE vf64_acc vf64_acc_add(vf64_acc s, vf64 a) {
-    vf64 hi = vf64_add(s.hi, a);
-    return (vf64_acc){hi, vf64_add(s.lo, two_sum_error(s.hi, a, hi))};
-}
-
-FSM_INLINE vf64_acc vf64_acc_merge(vf64_acc a, vf64_acc b) {
-    vf64 hi = vf64_add(a.hi, b.hi);
-    return (vf64_acc){hi, vf64_add(vf64_add(a.lo, b.lo), two_sum_error(a.hi, b.hi, hi))};
-}
+#include "two_sum.h"
 
 /* Each step brings the upper half of the lanes that are left down to the lower; what the others then hold
  * no longer counts. */
@@ -353,11 +331,6 @@ FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     upper.lo.v[0] = _mm256_unpackhi_pd(s.lo.v[0], s.lo.v[0]);
     s = vf64_acc_merge(s, upper);
     return (fsm_sum){_mm256_cvtsd_f64(s.hi.v[0]), _mm256_cvtsd_f64(s.lo.v[0])};
-}
-
-FSM_INLINE void vf64_acc_get(vf64_acc s, double *hi, double *lo) {
-    vf64_store(hi, s.hi);
-    vf64_store(lo, s.lo);
 }
 
 #include "../kernels.h"

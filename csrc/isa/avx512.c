@@ -175,10 +175,6 @@ typedef struct {
     __m512d v[2];
 } vf64;
 
-typedef struct {
-    vf64 hi, lo;
-} vf64_acc;
-
 FSM_INLINE __mmask8 lanes64(ptrdiff_t n, int i) {
     return (__mmask8)(((UINT32_C(1) << n) - 1) >> (8 * i));
 }
@@ -291,25 +287,7 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     return _mm512_cmp_pd_mask(a.v[0], b.v[0], _CMP_LT_OQ) | _mm512_cmp_pd_mask(a.v[1], b.v[1], _CMP_LT_OQ);
 }
 
-FSM_INLINE vf64_acc vf64_acc_zero(void) {
-    return (vf64_acc){vf64_set1(0), vf64_set1(0)};
-}
-
-/* The rounding error of hi = a + b. */
-FSM_INLINE vf64 two_sum_error(vf64 a, vf64 b, vf64 hi) {
-    vf64 of_b = vf64_sub(hi, a);
-    return vf64_add(vf64_sub(a, vf64_sub(hi, of_b)), vf64_sub(b, of_b));
-}
-
-FSM_INLINE vf64_acc vf64_acc_add(vf64_acc s, vf64 a) {
-    vf64 hi = vf64_add(s.hi, a);
-    return (vf64_acc){hi, vf64_add(s.lo, two_sum_error(s.hi, a, hi))};
-}
-
-FSM_INLINE vf64_acc vf64_acc_merge(vf64_acc a, vf64_acc b) {
-    vf64 hi = vf64_add(a.hi, b.hi);
-    return (vf64_acc){hi, vf64_add(vf64_add(a.lo, b.lo), two_sum_error(a.hi, b.hi, hi))};
-}
+#include "two_sum.h"
 
 /* Each step brings the upper half of the lanes that are left down to the lower; what the others then hold
  * no longer counts. */
@@ -328,11 +306,6 @@ FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     upper.lo.v[0] = _mm512_unpackhi_pd(s.lo.v[0], s.lo.v[0]);
     s = vf64_acc_merge(s, upper);
     return (fsm_sum){_mm512_cvtsd_f64(s.hi.v[0]), _mm512_cvtsd_f64(s.lo.v[0])};
-}
-
-FSM_INLINE void vf64_acc_get(vf64_acc s, double *hi, double *lo) {
-    vf64_store(hi, s.hi);
-    vf64_store(lo, s.lo);
 }
 
 #include "../kernels.h"

@@ -6,7 +6,8 @@
 #define fma_f32(a, b, c)     (float)((double)(a) * (b) + (c))
 #define scale_f32(e, hi, lo) (float)((double)(e) * (hi) + (e) * (lo))
 
-/* The reduction is exact all the same: LN2_HI is short (bind_f64.h). Elsewhere a rounding more is no harm. */
+/* The reduction is exact all the same: LN2_HI has 31 bits (tools/exp_constants.py). Elsewhere a rounding more is no
+ * harm. */
 #define fma_f64(a, b, c)     ((a) * (b) + (c))
 #define scale_f64(e, hi, lo) product_plus(e, hi, (e) * (lo))
 

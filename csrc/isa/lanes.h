@@ -305,29 +305,22 @@ FSM_INLINE vf64_acc vf64_acc_zero(void) {
     return (vf64_acc){{{0, 0}}};
 }
 
-FSM_INLINE fsm_sum two_sum(fsm_sum a, fsm_sum b) {
-    double hi = a.hi + b.hi;
-    double of_b = hi - a.hi;
-    double error = (a.hi - (hi - of_b)) + (b.hi - of_b);
-    return (fsm_sum){hi, (a.lo + b.lo) + error};
-}
-
 FSM_INLINE vf64_acc vf64_acc_add(vf64_acc s, vf64 a) {
     EACH(j, 16)
-        s.v[j] = two_sum(s.v[j], (fsm_sum){a.v[j], 0});
+        s.v[j] = fsm_two_sum(s.v[j], (fsm_sum){a.v[j], 0});
     return s;
 }
 
 FSM_INLINE vf64_acc vf64_acc_merge(vf64_acc a, vf64_acc b) {
     EACH(j, 16)
-        a.v[j] = two_sum(a.v[j], b.v[j]);
+        a.v[j] = fsm_two_sum(a.v[j], b.v[j]);
     return a;
 }
 
 FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     for (int width = 8; width > 0; width /= 2)
         EACH(j, width)
-            s.v[j] = two_sum(s.v[j], s.v[j + width]);
+            s.v[j] = fsm_two_sum(s.v[j], s.v[j + width]);
     return s.v[0];
 }
 

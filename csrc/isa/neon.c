@@ -179,10 +179,6 @@ typedef struct {
     float64x2_t v[8];
 } vf64;
 
-typedef struct {
-    vf64 hi, lo;
-} vf64_acc;
-
 FSM_INLINE vf64 vf64_load(const double *p) {
     vf64 r;
     EACH(i)
@@ -297,25 +293,7 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     return (vgetq_lane_u64(any, 0) | vgetq_lane_u64(any, 1)) != 0;
 }
 
-FSM_INLINE vf64_acc vf64_acc_zero(void) {
-    return (vf64_acc){vf64_set1(0), vf64_set1(0)};
-}
-
-/* The rounding error of hi = a + b. */
-FSM_INLINE vf64 two_sum_error(vf64 a, vf64 b, vf64 hi) {
-    vf64 of_b = vf64_sub(hi, a);
-    return vf64_add(vf64_sub(a, vf64_sub(hi, of_b)), vf64_sub(b, of_b));
-}
-
-FSM_INLINE vf64_acc vf64_acc_add(vf64_acc s, vf64 a) {
-    vf64 hi = vf64_add(s.hi, a);
-    return (vf64_acc){hi, vf64_add(s.lo, two_sum_error(s.hi, a, hi))};
-}
-
-FSM_INLINE vf64_acc vf64_acc_merge(vf64_acc a, vf64_acc b) {
-    vf64 hi = vf64_add(a.hi, b.hi);
-    return (vf64_acc){hi, vf64_add(vf64_add(a.lo, b.lo), two_sum_error(a.hi, b.hi, hi))};
-}
+#include "two_sum.h"
 
 /* Each step brings the upper half of the lanes that are left down to the lower; what the others then hold
  * no longer counts. */
@@ -333,11 +311,6 @@ FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     upper.lo.v[0] = vdupq_laneq_f64(s.lo.v[0], 1);
     s = vf64_acc_merge(s, upper);
     return (fsm_sum){vgetq_lane_f64(s.hi.v[0], 0), vgetq_lane_f64(s.lo.v[0], 0)};
-}
-
-FSM_INLINE void vf64_acc_get(vf64_acc s, double *hi, double *lo) {
-    vf64_store(hi, s.hi);
-    vf64_store(lo, s.lo);
 }
 
 #include "../kernels.h"

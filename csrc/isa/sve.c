@@ -152,10 +152,6 @@ typedef struct {
     register_f64 v[REGISTERS];
 } vf64;
 
-typedef struct {
-    vf64 hi, lo;
-} vf64_acc;
-
 /* The lanes of register i that are among the first n of the block. */
 FSM_INLINE svbool_t lanes64(ptrdiff_t n, int i) {
     return svwhilelt_b64((int64_t)i * LANES64, (int64_t)n);
@@ -275,30 +271,7 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     return svptest_any(ALL64, any);
 }
 
-FSM_INLINE vf64_acc vf64_acc_zero(void) {
-    return (vf64_acc){vf64_set1(0), vf64_set1(0)};
-}
-
-/* The rounding error of hi = a + b. */
-FSM_INLINE vf64 two_sum_error(vf64 a, vf64 b, vf64 hi) {
-    vf64 of_b = vf64_sub(hi, a);
-    return vf64_add(vf64_sub(a, vf64_sub(hi, of_b)), vf64_sub(b, of_b));
-}
-
-FSM_INLINE vf64_acc vf64_acc_add(vf64_acc s, vf64 a) {
-    vf64 hi = vf64_add(s.hi, a);
-    return (vf64_acc){hi, vf64_add(s.lo, two_sum_error(s.hi, a, hi))};
-}
-
-FSM_INLINE vf64_acc vf64_acc_merge(vf64_acc a, vf64_acc b) {
-    vf64 hi = vf64_add(a.hi, b.hi);
-    return (vf64_acc){hi, vf64_add(vf64_add(a.lo, b.lo), two_sum_error(a.hi, b.hi, hi))};
-}
-
-FSM_INLINE void vf64_acc_get(vf64_acc s, double *hi, double *lo) {
-    vf64_store(hi, s.hi);
-    vf64_store(lo, s.lo);
-}
+#include "two_sum.h"
 
 /* Registers fold by halves; the lanes of the last one as numbers. */
 FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
@@ -313,15 +286,13 @@ FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     }
     double hi[16], lo[16];
     vf64_acc_get(s, hi, lo);
+    fsm_sum lanes[LANES64];
+    for (int j = 0; j < LANES64; j++)
+        lanes[j] = (fsm_sum){hi[j], lo[j]};
     for (int width = LANES64 / 2; width > 0; width /= 2)
-        for (int j = 0; j < width; j++) {
-            double sum = hi[j] + hi[j + width];
-            double of_b = sum - hi[j];
-            double error = (hi[j] - (sum - of_b)) + (hi[j + width] - of_b);
-            lo[j] = (lo[j] + lo[j + width]) + error;
-            hi[j] = sum;
-        }
-    return (fsm_sum){hi[0], lo[0]};
+        for (int j = 0; j < width; j++)
+            lanes[j] = fsm_two_sum(lanes[j], lanes[j + width]);
+    return lanes[0];
 }
 
 /* ---- sums of float32 */
