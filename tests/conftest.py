@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 
 from fastsoftmax import _core
@@ -5,13 +7,22 @@ from fastsoftmax import _core
 USABLE_ISAS = [name for name, usable in _core.isas().items() if usable]
 
 
+@contextlib.contextmanager
+def running_on(isa):
+    """Calls inside the block run on the instruction set `isa`."""
+    before = _core.active_isa()
+    _core.activate_isa(isa)
+    try:
+        yield isa
+    finally:
+        _core.activate_isa(before)
+
+
 @pytest.fixture(params=USABLE_ISAS)
 def isa(request):
     """Runs the test once on every instruction set that this machine can run."""
-    before = _core.active_isa()
-    _core.activate_isa(request.param)
-    yield request.param
-    _core.activate_isa(before)
+    with running_on(request.param):
+        yield request.param
 
 
 @pytest.fixture(params=["float32", "float64"])

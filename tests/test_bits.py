@@ -3,39 +3,28 @@ machines."""
 
 import numpy as np
 import pytest
-from conftest import USABLE_ISAS
+from conftest import USABLE_ISAS, running_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_same_bits
 from rows import LENGTHS, adversarial, breakers, ordinary
 
 import fastsoftmax as fs
-from fastsoftmax import _core
 
 FMA_ISAS = [isa for isa in USABLE_ISAS if isa != "base"]
 
 
 @pytest.fixture(params=FMA_ISAS)
 def fma_isa(request):
-    before = _core.active_isa()
-    _core.activate_isa(request.param)
-    yield request.param
-    _core.activate_isa(before)
-
-
-def on(isa, x, axis=-1):
-    before = _core.active_isa()
-    _core.activate_isa(isa)
-    try:
-        return fs.softmax(x, axis)
-    finally:
-        _core.activate_isa(before)
+    with running_on(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("rows", [ordinary, breakers, adversarial])
 def test_every_isa_gives_the_bits_of_scalar(fma_isa, dtype, rows):
     for name, x in rows(dtype):
-        expected = on("scalar", x)
+        with running_on("scalar"):
+            expected = fs.softmax(x)
         assert_same_bits(fs.softmax(x), expected, name)
         assert_same_bits(fs.softmax(x.T, axis=0).T, expected, name)
         columns = np.repeat(x.T, 20, axis=1)  # whole strips, where x.T has single columns

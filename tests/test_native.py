@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from conftest import running_on
 from reference import assert_same_bits
 from rows import adversarial, breakers
 from toolchains import ROOT, TOOLCHAINS, Driver, missing
@@ -44,12 +45,10 @@ def cases(dtype):
 
 
 def test_every_isa_gives_the_bits_of_scalar(driver, dtype):
-    before = _core.active_isa()
     for name, x in cases(dtype):
         x = np.ascontiguousarray(x)
-        _core.activate_isa("scalar")
-        expected = fs.softmax(x)
-        _core.activate_isa(before)
+        with running_on("scalar"):
+            expected = fs.softmax(x)
         for isa in driver.isas():
             if isa == "base" or (isa == "scalar" and x.size > 3000):
                 continue
