@@ -31,8 +31,6 @@
 #define vec_acc_get   vf32_acc_get
 
 /* The format. */
-#define MANTISSA_BITS  23
-#define EXPONENT_BIAS  127
 #define MIN_NORMAL     0x1p-126f
 #define QUIET_NAN_BITS UINT32_C(0x7fc00000)
 #define real_bits      uint32_t
@@ -40,7 +38,7 @@
 /* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^100 until they are finished. */
 #define ROUND_TO_INT 0x1.8p23f /* added to a number, leaves its integer in the low bits */
 #define LOWEST       153       /* e is 0 from 2^-153 of the row's power of two down: the quotient would round to zero */
-#define EXP_SCALE    0x1p38f   /* 64 + EXPONENT_BIAS - LOWEST */
+#define EXP_SCALE    0x1p38f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
 #define Y_UNIT       0x1p-27f  /* 100 in the exponent field */
 
 /* From tools/exp_constants.py: exp(t) within 0.046 ULP for |t| <= 0.375; highest power first. */

@@ -31,8 +31,6 @@
 #define vec_acc_get   vf64_acc_get
 
 /* The format. */
-#define MANTISSA_BITS  52
-#define EXPONENT_BIAS  1023
 #define MIN_NORMAL     0x1p-1022
 #define QUIET_NAN_BITS UINT64_C(0x7ff8000000000000)
 #define real_bits      uint64_t
@@ -40,7 +38,7 @@
 /* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^300 until they are finished. */
 #define ROUND_TO_INT 0x1.8p52 /* added to a number, leaves its integer in the low bits */
 #define LOWEST       1079     /* e is 0 from 2^-1079 of the row's power of two down: the quotient would round to zero */
-#define EXP_SCALE    0x1p144  /* 200 + EXPONENT_BIAS - LOWEST */
+#define EXP_SCALE    0x1p144  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
 #define Y_UNIT       0x1p-723 /* 300 in the exponent field */
 
 /* From tools/exp_constants.py: exp(t) within 0.043 ULP for |t| <= 0.375; highest power first. */

@@ -28,8 +28,6 @@
 #undef vec_acc_merge
 #undef vec_acc_fold
 #undef vec_acc_get
-#undef MANTISSA_BITS
-#undef EXPONENT_BIAS
 #undef MIN_NORMAL
 #undef QUIET_NAN_BITS
 #undef real_bits

@@ -77,7 +77,7 @@ def normalize(int op, x, axis_of_x, out):
 
     Returns None, and has done nothing, if the arguments are not plain arrays that a kernel can take as they
     are: native float32 or float64, strides of whole elements, one dtype and shape, `out` writeable and either
-    x itself or apart from it.
+    x itself or apart from it, with no element twice.
     """
     cdef cnp.ndarray a, y
     cdef int dtype, axis

@@ -99,6 +99,7 @@ def _converted(op: int, x: ArrayLike, axis: Any, out: Any, dtype: Any) -> Any:
         with np.errstate(all="ignore"):  # what a cast overflows or underflows to is the answer
             y = np.array(a, dtype=compute, order="K", ndmin=1)
             y = normalize(op, y, axis, y)
+            assert y is not None, "a fresh array of the compute dtype is always taken"
             y = y if a.ndim else y[0]
             if dtype is not None or target is None:
                 y = y.astype(result, copy=False)

@@ -51,7 +51,8 @@ def isa_flags(machine):
 class Driver:
     """The driver as built by one toolchain."""
 
-    def __init__(self, name, csrc=ROOT / "csrc"):
+    def __init__(self, name):
+        csrc = ROOT / "csrc"
         command, machine, emulator = TOOLCHAINS[name]
         self._directory = tempfile.TemporaryDirectory(prefix="fastsoftmax-")
         build = Path(self._directory.name)
