@@ -25,6 +25,7 @@ ISA_FLAGS = {
 }
 MSVC_ISA_FLAGS = {"avx512": ["/arch:AVX512"], "avx2": ["/arch:AVX2"]}
 PORTABLE_ISAS = ["base", "scalar"]
+PORTABLE_SOURCES = ["csrc/dispatch.c", "csrc/cpu.c", "csrc/threads.c"]
 
 MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
@@ -37,7 +38,7 @@ class BuildExt(build_ext):
         isa_flags = ISA_FLAGS.get(machine, {})
         msvc = self.compiler.compiler_type == "msvc"
         isas = [*isa_flags, *PORTABLE_ISAS]
-        sources = {source: [] for source in [*ext.sources, "csrc/dispatch.c", "csrc/cpu.c"]}
+        sources = {source: [] for source in [*ext.sources, *PORTABLE_SOURCES]}
         for isa in isas:
             sources[f"csrc/isa/{isa}.c"] = MSVC_ISA_FLAGS.get(isa, []) if msvc else isa_flags.get(isa, [])
 

@@ -68,12 +68,3 @@ const fsm_isa *fsm_active_isa(void) {
 void fsm_activate_isa(int isa) {
     atomic_store_explicit(&active, isa + 1, memory_order_relaxed);
 }
-
-ptrdiff_t fsm_units(const fsm_args *args, int dtype) {
-    ptrdiff_t units = 1;
-    for (int d = 0; d < args->ndim; d++)
-        units *= args->shape[d];
-    if (args->columns)
-        units *= (args->columns - 1) / FSM_STRIP(dtype) + 1;
-    return units;
-}

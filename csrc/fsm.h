@@ -45,6 +45,9 @@ enum {
 
 enum { FSM_F32, FSM_F64, FSM_DTYPES };
 
+/* More threads than this cannot be asked for. */
+#define FSM_MAX_THREADS 1024
+
 /* Every row of an array, as a kernel walks them. Strides and steps are in elements and may be negative
  * or zero; x and y point at element 0 of row 0 and need not be aligned. */
 typedef struct {
@@ -99,7 +102,14 @@ void fsm_activate_isa(int isa); /* one that is usable */
 extern const char *const fsm_op_names[FSM_OPS];
 extern const double fsm_op_max_ulp[FSM_OPS];
 extern const char fsm_compiler[];
+
+/* threads.c */
 ptrdiff_t fsm_units(const fsm_args *args, int dtype);
+void fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads); /* all units; the caller is a thread */
+int fsm_cpu_count(void);                 /* CPUs that the calling thread may run on */
+int fsm_num_threads(void);               /* that a call takes unless it says otherwise */
+void fsm_set_num_threads(int threads);   /* 0: as many as there are CPUs ... */
+void fsm_limit_num_threads(int threads); /* ... but at most these */
 
 /* cpu.c: whether this CPU has, and the operating system saves, what an instruction set needs. */
 #define ISA(name) bool fsm_cpu_##name(void);

@@ -7,8 +7,8 @@ array([[0.09003057, 0.24472847, 0.66524096],
        [0.33333333, 0.33333333, 0.33333333]])
 """
 
-from fastsoftmax._runtime import show_config
+from fastsoftmax._runtime import get_num_threads, num_threads, set_num_threads, show_config
 from fastsoftmax._softmax import softmax
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "show_config", "softmax"]
+__all__ = ["__version__", "get_num_threads", "num_threads", "set_num_threads", "show_config", "softmax"]

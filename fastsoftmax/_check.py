@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsoftmax._core import MAX_THREADS
+
 
 def array(function: str, x: Any) -> NDArray[Any]:
     """`x` as a base ndarray."""
@@ -62,6 +64,26 @@ def out(value: Any, shape: tuple[int, ...], result: np.dtype[Any]) -> NDArray[An
     if not is_number or not np.can_cast(result, value.dtype, casting="same_kind"):
         raise TypeError(f"cannot cast {result} result to out of dtype {value.dtype}.")
     return np.asarray(value)
+
+
+def num_threads(value: Any) -> int:
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"num_threads must be an int, got {type(value).__name__}.") from None
+    if not 1 <= count <= MAX_THREADS:
+        raise ValueError(f"num_threads must be from 1 to {MAX_THREADS}, got {count}.")
+    return count
+
+
+def threads_variable(value: str) -> int:
+    """The value of FASTSOFTMAX_NUM_THREADS."""
+    if not value.strip().isdecimal() or not 1 <= int(value) <= MAX_THREADS:
+        raise ValueError(
+            f"FASTSOFTMAX_NUM_THREADS={value!r} is not a number from 1 to {MAX_THREADS}. "
+            "Unset it to use all CPUs that the process may."
+        )
+    return int(value)
 
 
 def isa(value: str, isas: dict[str, bool]) -> str:

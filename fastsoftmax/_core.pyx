@@ -2,6 +2,8 @@
 # cython: freethreading_compatible=True
 """The only binding: NumPy buffers to kernels. Nothing here raises for an argument; see _check.py."""
 
+from contextvars import ContextVar
+
 import numpy as np
 
 cimport numpy as cnp
@@ -30,6 +32,7 @@ cdef extern from "fsm.h" nogil:
         fsm_kernel *(*kernels)[2]
     enum:
         FSM_MAX_DIMS
+        FSM_MAX_THREADS
     int FSM_OPS, FSM_F32, FSM_F64
     const fsm_isa *const *fsm_isas
     int fsm_isa_count
@@ -39,10 +42,17 @@ cdef extern from "fsm.h" nogil:
     const char *const *fsm_op_names
     const double *fsm_op_max_ulp
     const char *fsm_compiler
-    ptrdiff_t fsm_units(const fsm_args *args, int dtype)
+    void fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads)
+    int fsm_cpu_count()
+    int fsm_num_threads()
+    void fsm_set_num_threads(int threads)
+    void fsm_limit_num_threads(int threads)
 
 # From this many elements on, the GIL is released: handing it over costs about as much as computing them.
 cdef ptrdiff_t GIL_ELEMENTS = 1000
+
+# From this many elements on, other threads may help.
+cdef ptrdiff_t PARALLEL_ELEMENTS = 32768
 
 # From this many columns on, they are computed side by side; fewer are gathered one by one. Measured on arrays
 # (outer, n, c): the two are equal at c = 4 to 5 for n = 10, at 8 to 10 for n = 100 and 1000 (AVX2, AVX-512).
@@ -72,8 +82,35 @@ def activate_isa(name):
     fsm_activate_isa(list(isas()).index(name))
 
 
-def normalize(int op, x, axis_of_x, out):
+MAX_THREADS = FSM_MAX_THREADS
+context_threads = ContextVar("fastsoftmax.num_threads", default=0)
+"""Threads that a call in this context takes; 0: as many as the process says."""
+
+
+def cpu_count():
+    """How many CPUs the calling thread may run on."""
+    return fsm_cpu_count()
+
+
+def num_threads():
+    """How many threads a call takes in this context."""
+    cdef int here = context_threads.get()
+    return here if here else fsm_num_threads()
+
+
+def set_num_threads(int threads):
+    fsm_set_num_threads(threads)
+
+
+def limit_num_threads(int threads):
+    """As long as set_num_threads was not called: as many as there are CPUs, but at most these."""
+    fsm_limit_num_threads(threads)
+
+
+def normalize(int op, x, axis_of_x, out, int threads):
     """Operation number `op` on x along an axis, into `out` or, if that is None, a new array.
+
+    `threads`: how many may work on it, 0 for what num_threads() says.
 
     Returns None, and has done nothing, if the arguments are not plain arrays that a kernel can take as they
     are: native float32 or float64, strides of whole elements, one dtype and shape, `out` writeable and either
@@ -118,18 +155,22 @@ def normalize(int op, x, axis_of_x, out):
         return y
     if not describe(&args, a, y, axis):
         return None
-    run(op, dtype, &args, cnp.PyArray_SIZE(a))
+    run(op, dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y
 
 
-cdef void run(int op, int dtype, const fsm_args *args, ptrdiff_t size) noexcept:
+cdef int run(int op, int dtype, const fsm_args *args, ptrdiff_t size, int threads) except -1:
     cdef fsm_kernel *kernel = fsm_active_isa().kernels[op][dtype]
-    cdef ptrdiff_t units = fsm_units(args, dtype)
+    if size < PARALLEL_ELEMENTS:
+        threads = 1
+    elif threads == 0:
+        threads = num_threads()
     if size < GIL_ELEMENTS:
-        kernel(args, 0, units)
+        fsm_run(kernel, args, dtype, 1)
     else:
         with nogil:
-            kernel(args, 0, units)
+            fsm_run(kernel, args, dtype, threads)
+    return 0
 
 
 cdef bint overlap(cnp.ndarray a, cnp.ndarray b):

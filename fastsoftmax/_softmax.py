@@ -18,6 +18,7 @@ def softmax(
     *,
     out: NDArray[Any] | None = None,
     dtype: DTypeLike | None = None,
+    num_threads: int | None = None,
 ) -> Any:
     """Softmax along an axis: ``exp(x) / sum(exp(x), axis)``, without overflow for any x.
 
@@ -36,6 +37,10 @@ def softmax(
         Of the result: float16, bfloat16, float32 or float64. Default: the dtype of `x` if that is one of them,
         else float64. The arithmetic is float64 for float64 results and float32 for the others; `x` is rounded to
         that before anything else.
+    num_threads : int, optional
+        How many threads may share the work, the calling one included. Default: see `get_num_threads`. Small arrays
+        are left to the calling thread, and so is all that comes while other Python threads keep the workers busy.
+        The result does not depend on it.
 
     Returns
     -------
@@ -46,11 +51,11 @@ def softmax(
     ------
     TypeError
         If `x` is masked, complex, longdouble or not numeric, `axis` is not an int, or `out` or `dtype` cannot
-        hold the result.
+        hold the result, or `num_threads` is not an int.
     numpy.exceptions.AxisError
         If `x` has no such axis.
     ValueError
-        If `out` has another shape than `x` or is read-only.
+        If `out` has another shape than `x` or is read-only, or `num_threads` is less than 1.
 
     Notes
     -----
@@ -59,7 +64,8 @@ def softmax(
     below the smallest normal number are within 2 units of the smallest subnormal. float16 and bfloat16
     results are the float32 result rounded once. A slice with a NaN or +inf in it, or all -inf, is NaN throughout.
 
-    Equal rows give equal bits, whatever the batch around them, the axis, the memory order or the CPU (with FMA).
+    Equal rows give equal bits, whatever the batch around them, the axis, the memory order, the number of threads or
+    the CPU (with FMA).
 
     The method is the three-pass softmax, except that x is not rounded by subtracting its maximum: exponentials
     share a power of two instead, as in Dukhan and Ablavatski, "The Two-Pass Softmax Algorithm" (2020).
@@ -77,14 +83,15 @@ def softmax(
     >>> fs.softmax(logits, out=logits) is logits
     True
     """
+    threads = 0 if num_threads is None else _check.num_threads(num_threads)
     if dtype is None and type(axis) is int:
-        y = normalize(_SOFTMAX, x, axis, out)
+        y = normalize(_SOFTMAX, x, axis, out, threads)
         if y is not None:
             return y
-    return _converted(_SOFTMAX, x, axis, out, dtype)
+    return _converted(_SOFTMAX, x, axis, out, dtype, threads)
 
 
-def _converted(op: int, x: ArrayLike, axis: Any, out: Any, dtype: Any) -> Any:
+def _converted(op: int, x: ArrayLike, axis: Any, out: Any, dtype: Any, threads: int) -> Any:
     """What `normalize` did not take as it came: checked, and converted where it must be."""
     name = _OPS[op]
     a = _check.array(name, x)
@@ -94,11 +101,11 @@ def _converted(op: int, x: ArrayLike, axis: Any, out: Any, dtype: Any) -> Any:
 
     y = None
     if a.ndim and a.dtype == compute == result:
-        y = normalize(op, a, axis, target)
+        y = normalize(op, a, axis, target, threads)
     if y is None:
         with np.errstate(all="ignore"):  # what a cast overflows or underflows to is the answer
             y = np.array(a, dtype=compute, order="K", ndmin=1)
-            y = normalize(op, y, axis, y)
+            y = normalize(op, y, axis, y, threads)
             assert y is not None, "a fresh array of the compute dtype is always taken"
             y = y if a.ndim else y[0]
             if dtype is not None or target is None:

@@ -1,13 +1,8 @@
 """The C core without Python, built by every compiler at hand, for x86-64 and (emulated) AArch64: the vector layer
-against Python's own arithmetic, and the bits of softmax against this build's scalar reference.
-
-FSM_REQUIRE_TOOLCHAINS names the toolchains (comma-separated) whose absence is a failure instead of a skip.
-"""
+against Python's own arithmetic, and the bits of softmax against this build's scalar reference."""
 
 import functools
-import os
 import re
-import shutil
 from fractions import Fraction
 
 import numpy as np
@@ -15,12 +10,10 @@ import pytest
 from conftest import running_on
 from reference import assert_same_bits
 from rows import adversarial, breakers
-from toolchains import ROOT, TOOLCHAINS, Driver, missing
+from toolchains import ROOT, TOOLCHAINS, Driver, require
 
 import fastsoftmax as fs
 from fastsoftmax import _core
-
-REQUIRED = os.environ.get("FSM_REQUIRE_TOOLCHAINS", "").split(",")
 
 
 @functools.cache
@@ -30,9 +23,7 @@ def build(name):
 
 @pytest.fixture(params=TOOLCHAINS)
 def driver(request):
-    if lacking := missing(request.param):
-        assert request.param not in REQUIRED, f"{request.param} needs {lacking}"
-        pytest.skip(f"{request.param} needs {lacking}")
+    require(request.param)
     return build(request.param)
 
 
@@ -76,9 +67,7 @@ def test_the_expected_isas_ran(driver, request):
 def test_dispatch_on_lesser_cpus(cpu, isas):
     """Nothing beyond what the CPU has is chosen, or runs before something is chosen."""
     emulator = "qemu-x86_64"
-    if lacking := missing("gcc") or (None if shutil.which(emulator) else emulator):
-        assert "gcc" not in REQUIRED, f"needs {lacking}"
-        pytest.skip(f"needs {lacking}")
+    require("gcc", emulator)
     driver = build("gcc").on([emulator, "-cpu", cpu])
     assert driver.isas() == isas
     x = np.linspace(-30, 5, 3 * 70, dtype=np.float32).reshape(1, 70, 3)

@@ -1,4 +1,7 @@
-"""Builds tests/native/driver.c and csrc/ with each compiler found here, and runs the result."""
+"""Builds csrc/ with the programs of tests/native/ by each compiler found here, and runs the result.
+
+FSM_REQUIRE_TOOLCHAINS names the toolchains (comma-separated) whose absence is a failure instead of a skip.
+"""
 
 import ast
 import copy
@@ -10,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,15 +41,33 @@ def missing(name):
     return next((program for program in needed if shutil.which(program) is None), None)
 
 
+def require(name, *programs):
+    """Skips the test, or fails it, where toolchain `name` or one of the programs is not to be had."""
+    if lacking := missing(name) or next((program for program in programs if shutil.which(program) is None), None):
+        assert name not in os.environ.get("FSM_REQUIRE_TOOLCHAINS", "").split(","), f"{name} needs {lacking}"
+        pytest.skip(f"{name} needs {lacking}")
+
+
+def setup_table(name):
+    """A constant of setup.py."""
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == name:
+            return ast.literal_eval(node.value)
+    raise KeyError(name)
+
+
 def isa_flags(machine):
-    """The flag table of setup.py."""
-    tree = ast.parse((ROOT / "setup.py").read_text())
-    tables = {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id in ("ISA_FLAGS", "PORTABLE_ISAS")
-    }
-    return {**tables["ISA_FLAGS"][machine], **{isa: [] for isa in tables["PORTABLE_ISAS"]}}
+    """The flags that setup.py gives each file of csrc/isa/."""
+    return {**setup_table("ISA_FLAGS")[machine], **{isa: [] for isa in setup_table("PORTABLE_ISAS")}}
+
+
+def build_pool(directory):
+    """tests/native/pool.c under ThreadSanitizer; the path of the program."""
+    program = Path(directory) / "pool"
+    sources = [ROOT / "tests/native/pool.c", ROOT / "csrc/threads.c"]
+    flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=thread", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
+    subprocess.run([*TOOLCHAINS["gcc"][0], *flags, *sources, "-lm", "-lpthread", "-o", program], check=True)
+    return program
 
 
 class Driver:
@@ -59,8 +81,8 @@ class Driver:
         flags = {f"isa/{isa}.c": extra for isa, extra in isa_flags(machine).items()}
         if machine == "aarch64":
             flags["isa/sve.c"] = SVE_FLAGS
-        sources = {csrc / source: extra for source, extra in {**flags, "dispatch.c": [], "cpu.c": []}.items()}
-        sources[ROOT / "tests/native/driver.c"] = []
+        sources = {csrc / source: extra for source, extra in flags.items()}
+        sources |= {ROOT / source: [] for source in [*setup_table("PORTABLE_SOURCES"), "tests/native/driver.c"]}
         probe = f'-DFSM_PROBE="{ROOT / "tests/native/probe.h"}"'
         common = [*command, "-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", probe, f"-I{csrc}"]
 
@@ -73,7 +95,7 @@ class Driver:
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compile_one, sources.items()))
-        subprocess.run([*command, *objects, "-lm", "-o", str(build / "driver")], check=True)
+        subprocess.run([*command, *objects, "-lm", "-lpthread", "-o", str(build / "driver")], check=True)
         self._command = [*emulator, *(EMULATED_CPU if emulator else []), str(build / "driver")]
 
     def on(self, emulator):
