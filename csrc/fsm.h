@@ -106,6 +106,7 @@ extern const char fsm_compiler[];
 /* threads.c */
 ptrdiff_t fsm_units(const fsm_args *args, int dtype);
 void fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads); /* all units; the caller is a thread */
+int fsm_useful_threads(const fsm_args *args, int dtype);                        /* 1 for small work */
 int fsm_cpu_count(void);                 /* CPUs that the calling thread may run on */
 int fsm_num_threads(void);               /* that a call takes unless it says otherwise */
 void fsm_set_num_threads(int threads);   /* 0: as many as there are CPUs ... */

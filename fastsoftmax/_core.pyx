@@ -43,6 +43,7 @@ cdef extern from "fsm.h" nogil:
     const double *fsm_op_max_ulp
     const char *fsm_compiler
     void fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads)
+    int fsm_useful_threads(const fsm_args *args, int dtype)
     int fsm_cpu_count()
     int fsm_num_threads()
     void fsm_set_num_threads(int threads)
@@ -50,9 +51,6 @@ cdef extern from "fsm.h" nogil:
 
 # From this many elements on, the GIL is released: handing it over costs about as much as computing them.
 cdef ptrdiff_t GIL_ELEMENTS = 1000
-
-# From this many elements on, other threads may help.
-cdef ptrdiff_t PARALLEL_ELEMENTS = 32768
 
 # From this many columns on, they are computed side by side; fewer are gathered one by one. Measured on arrays
 # (outer, n, c): the two are equal at c = 4 to 5 for n = 10, at 8 to 10 for n = 100 and 1000 (AVX2, AVX-512).
@@ -161,15 +159,13 @@ def normalize(int op, x, axis_of_x, out, int threads):
 
 cdef int run(int op, int dtype, const fsm_args *args, ptrdiff_t size, int threads) except -1:
     cdef fsm_kernel *kernel = fsm_active_isa().kernels[op][dtype]
-    if size < PARALLEL_ELEMENTS:
-        threads = 1
-    elif threads == 0:
-        threads = num_threads()
     if size < GIL_ELEMENTS:
         fsm_run(kernel, args, dtype, 1)
-    else:
-        with nogil:
-            fsm_run(kernel, args, dtype, threads)
+        return 0
+    if threads == 0:
+        threads = num_threads() if fsm_useful_threads(args, dtype) > 1 else 1
+    with nogil:
+        fsm_run(kernel, args, dtype, threads)
     return 0
 
 

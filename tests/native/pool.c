@@ -37,8 +37,10 @@ static void die(const char *what) {
 static void run_one(unsigned *seed) {
     static const double work[UNIT_ELEMENTS];
     unsigned char counts[MAX_UNITS + 1] = {0};
+    /* What the pool takes for small work, for medium and for large. */
+    static const ptrdiff_t row_lengths[] = {10, 1000, 100000};
     ptrdiff_t units = 1 + rand_r(seed) % MAX_UNITS;
-    fsm_args args = {.x = work, .y = counts, .n = UNIT_ELEMENTS, .ndim = 1, .shape = {units}};
+    fsm_args args = {.x = work, .y = counts, .n = row_lengths[rand_r(seed) % 3], .ndim = 1, .shape = {units}};
     fsm_run(count_units, &args, FSM_F32, 1 + rand_r(seed) % 6);
     for (ptrdiff_t i = 0; i < MAX_UNITS + 1; i++)
         if (counts[i] != (i < units))
