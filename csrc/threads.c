@@ -263,7 +263,7 @@ typedef struct {
     const fsm_args *args;
     split work;
     int threads;
-    fenv_t environment; /* the caller's: no bit may depend on who computes a unit */
+    int rounding; /* the caller's mode: no bit may depend on who computes a unit */
 
     /* Read and written by the caller that has the pool. */
     int started; /* workers */
@@ -400,7 +400,7 @@ static void work(void *argument) {
     const int number = 1 + atomic_fetch_add(&p->numbered, 1); /* the caller is 0 */
     for (;;) {
         if (enter(p)) {
-            fesetenv(&p->environment);
+            fesetround(p->rounding);
             take_blocks(p, number % p->threads);
             leave(p);
         }
@@ -448,7 +448,7 @@ static void share(pool *p, fsm_kernel *kernel, const fsm_args *args, split work,
     p->args = args;
     p->work = work;
     p->threads = threads;
-    fegetenv(&p->environment);
+    p->rounding = fegetround();
     for (int i = 0; i < threads; i++) {
         const uint64_t first = (uint64_t)(work.blocks * i / threads);
         const uint64_t end = (uint64_t)(work.blocks * (i + 1) / threads);
