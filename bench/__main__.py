@@ -1,89 +1,65 @@
-"""Accuracy and time of softmax, side by side with every other library that is installed here.
+"""Accuracy, time and memory, side by side with every other library that is installed here.
 
-    python -m bench                     all cases (about a minute)
-    python -m bench --only "64, 1000"   the cases with that in their name
+    python -m bench                        the chosen cases (--quick), less than two minutes
+    python -m bench --full                 all of them, hours
+    python -m bench --only "64, 1000"      those with that in their name
+    python -m bench compare A.json B.json  what became slower or faster from A to B
 
-One thread, pinned to one core; the contenders take turns within each round; times are medians. FASTSOFTMAX_ISA=avx2
-measures what most machines would see.
+pip install -e ".[peers]" installs the other libraries. FASTSOFTMAX_ISA=avx2 measures what most machines would see.
 """
 
 import argparse
-import os
+import sys
+from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
+from bench.cases import all_cases, quick_cases
 
-import fastsoftmax as fs
-from bench.cases import CASES
-from bench.contenders import available
-from bench.measure import max_ulp, median_seconds
+RESULTS = Path(__file__).parent / "results"
 
 
-def main():
+def main(arguments=None):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["compare"]:
+        from bench.compare import main as compare
+
+        return compare(arguments[1:])
+
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--quick", dest="mode", action="store_const", const="quick", help="the chosen cases (default)")
+    modes.add_argument("--full", dest="mode", action="store_const", const="full", help="every case")
+    parser.set_defaults(mode="quick")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with TEXT in their name")
-    parser.add_argument("--rounds", type=int, default=21, help="rounds a case (default: 21)")
-    options = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=11, help="rounds a sitting (default: 11)")
+    parser.add_argument("--sittings", type=int, default=3, help="passes over the cases (default: 3)")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where to write <mode>.json")
+    parser.add_argument("--list", action="store_true", help="only print the names of the cases")
+    options = parser.parse_args(arguments)
 
-    cases = [case for case in CASES if options.only in case.name]
-    if not cases:
-        parser.error(f"no case has {options.only!r} in its name: " + "; ".join(case.name for case in CASES))
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    cases = all_cases() if options.mode == "full" else quick_cases()
+    chosen = [case for case in cases if options.only in case.name]
+    if not chosen:
+        parser.error(f"no case has {options.only!r} in its name; --list prints them")
+    if options.list:
+        print("\n".join(case.name for case in chosen))
+        return 0
 
-    fs.show_config()
-    contenders, absent = available()
-    for name in absent:
-        print(f"{name}: not installed")
-    cases[0].logits()  # trains examples/digits.py if need be, before the progress bar
+    from bench.plots import plot
+    from bench.report import save
+    from bench.run import run
+    from bench.tables import print_report
 
-    results = []
-    for case in tqdm(cases, unit="case", leave=False):
-        x = case.logits()
-        calls = {name: maker(case, x) for name, (maker, _) in contenders.items()}
-        errors = {name: max_ulp(case, x, calls[name]()) for name, (_, is_softmax) in contenders.items() if is_softmax}
-        results.append((case, errors, median_seconds(calls, options.rounds)))
-
-    print_accuracy(results)
-    print_times(results)
-
-
-def print_accuracy(results):
-    names = list(results[0][1])
-    print("\nLargest error of a normal result, in ULP of the exact value")
-    print_table(
-        ["case", *names],
-        [[case.name, *(f"{errors[name]:.2f}" for name in names)] for case, errors, _ in results],
-    )
-
-
-def print_times(results):
-    ours, *others = results[0][2]
-    print("\nTime, and how many times ours the others take")
-    print_table(
-        ["case", ours, "ns/element", *others],
-        [
-            [
-                case.name,
-                f"{times[ours] * 1e6:.2f} us",
-                f"{times[ours] * 1e9 / np.prod(case.shape):.3f}",
-                *(f"{times[name] / times[ours]:.2f} x" for name in others),
-            ]
-            for case, _, times in results
-        ],
-    )
-
-
-def print_table(header, rows):
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, ["-" * width for width in widths], *rows]:
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        print("  ".join([first, *rest]))
+    command = " ".join(["python -m bench", *arguments])
+    report = run(chosen, options.mode, command, options.sittings, options.rounds)
+    print_report(report)
+    path = options.results / f"{options.mode}.json"
+    save(report, path)
+    images = plot(report, options.results)
+    print("\nWritten: " + ", ".join(str(file) for file in [path, *images]))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,41 +1,133 @@
-"""How accurate and how fast, for one case."""
+"""What is measured of one case: the error, the times of a sitting, the memory. Runs in a worker (bench/worker.py)."""
 
-import statistics
+import functools
+import gc
+import math
+import random
 import time
+from pathlib import Path
 
 import numpy as np
 
 from tests.reference import exact_softmax, ulp_error
 
-ORACLE_ELEMENTS = 200_000  # the oracle takes about 0.2 us an element
-ROUND_SECONDS = 0.003
+ORACLES = {"softmax": exact_softmax}
+ORACLE_ELEMENTS = 100_000  # the oracle takes about 0.2 us an element
+
+TURN_SECONDS = 0.0015  # a turn is as many calls as fit, and at least one
+MIN_ROUNDS = 3  # for contenders whose one call takes long
+INTERRUPTED = 1.1  # wall time / CPU time from which on a turn on one core was not left alone
 
 
-def max_ulp(case, x, result):
-    """Largest error of the normal numbers in `result`, in ULP, over as many whole slices as the oracle has time for."""
-    slices = max(1, ORACLE_ELEMENTS // x.shape[case.axis])
+# ---- error
+
+
+@functools.lru_cache(1)
+def oracle(op, dtype, shape, axis, spread, source, layout):
+    """The exact results of as many whole slices as there is time for, and which slices those are."""
+    from bench.cases import Case
+
+    x = Case(op, dtype, shape, axis, spread, source, layout).logits()
     keep = [slice(None)] * x.ndim
     if x.ndim > 1:
-        keep[0 if case.axis in (-1, x.ndim - 1) else -1] = slice(slices)
-    exact = exact_softmax(x[tuple(keep)], case.axis)
-    normal = exact >= np.finfo(x.dtype).smallest_normal
-    return float(ulp_error(result[tuple(keep)], exact)[normal].max())
+        slices = max(1, ORACLE_ELEMENTS // x.shape[axis])
+        keep[0 if axis in (-1, x.ndim - 1) else -1] = slice(slices)
+    return ORACLES[op](x[tuple(keep)], axis), tuple(keep)
 
 
-def median_seconds(calls, rounds):
-    """Median time of each call (a dict by name), the calls taking turns in every round."""
-    repeats = {}
-    for name, call in calls.items():
+def max_ulp(case, result):
+    """Largest error of the normal numbers in `result`, in ULP."""
+    exact, keep = oracle(case.op, case.dtype, case.shape, case.axis, case.spread, case.source, case.layout)
+    result = np.asarray(result)[keep]
+    normal = exact >= np.finfo(result.dtype).smallest_normal
+    return float(ulp_error(result, exact)[normal].max())
+
+
+# ---- time
+
+
+def sitting_seconds(calls, rounds, seed, shared):
+    """{name: [seconds of the case in each round]}. The calls take turns, in an order that depends on the seed.
+
+    Each turn starts with calls that are not timed: they fetch the data, and wake the threads. NaN stands where there is
+    nothing to compare: a slow contender has had its share of the time, or (on one core, which is not `shared` among
+    threads) another process was given the core.
+    """
+    names = list(calls)
+    random.Random(seed).shuffle(names)
+    times = {name: [] for name in names}
+    gc.collect()
+    gc.disable()
+    try:
+        once = {name: time_once(calls[name]) for name in names}
+        repeats = {name: max(1, int(TURN_SECONDS / once[name])) for name in names}
+        warmups = {name: repeats[name] // 4 + 1 if once[name] < 4 * TURN_SECONDS else 0 for name in names}
+        turns = {name: max(MIN_ROUNDS, int(rounds * min(1, 2 * TURN_SECONDS / once[name]))) for name in names}
+        for number in range(rounds):
+            for name in names:
+                if number >= turns[name]:
+                    times[name].append(math.nan)
+                    continue
+                if shared:
+                    wait_for_sleep()
+                times[name].append(time_turn(calls[name], warmups[name], repeats[name], shared))
+    finally:
+        gc.enable()
+    return times
+
+
+def time_once(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def time_turn(call, warmups, repeats, shared):
+    for _ in range(warmups):
         call()
-        start = time.perf_counter()
+    cpu = time.process_time()
+    start = time.perf_counter()
+    for _ in range(repeats):
         call()
-        once = time.perf_counter() - start
-        repeats[name] = max(1, int(ROUND_SECONDS / once))
-    times = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name].append((time.perf_counter() - start) / repeats[name])
-    return {name: statistics.median(values) for name, values in times.items()}
+    seconds = time.perf_counter() - start
+    if not shared and seconds > INTERRUPTED * (time.process_time() - cpu) + 20e-6:
+        return math.nan
+    return seconds / (repeats * getattr(call, "work", 1))
+
+
+def wait_for_sleep(step=0.001, limit=0.02):
+    """Returns when this process has used next to no CPU for a step: thread pools spin for a while after their work."""
+    for _ in range(int(limit / step)):
+        cpu = time.process_time()
+        time.sleep(step)
+        if time.process_time() - cpu < step / 4:
+            return
+
+
+# ---- memory
+
+
+def peak_memory(call):
+    """Bytes that a call takes at its peak, beyond what the process had; None where that cannot be told.
+
+    The first call's are not counted, nor is what stays allocated between calls.
+    """
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    call()
+    gc.collect()
+    try:
+        reset.write_text("5")  # the peak is now the current size
+    except OSError:
+        return None
+    before = status_bytes(status, "VmRSS")
+    result = call()
+    after = status_bytes(status, "VmHWM")
+    del result
+    return max(0, after - before)
+
+
+def status_bytes(status, field):
+    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024

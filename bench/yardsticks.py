@@ -1,0 +1,139 @@
+"""What no library can beat, measured in turn with them: copies of the same bytes, and the arithmetic of our own kernels
+on numbers in L1. And np.exp, for a sense of what a small call costs.
+
+Makers are those of bench/contenders.py. Their calls may do another amount of work than the case once: `call.work` says
+how many times.
+"""
+
+import ctypes
+import functools
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from fastsoftmax import _core
+from tests.toolchains import ROOT, isa_flags
+
+NATIVE = Path(__file__).parent / "native"
+CHUNK = {"float32": 2048, "float64": 1024}  # with its output, 16 KB: in any L1
+NEW_PAGES = 1 << 20  # from this many bytes on, a new output is memory that is new to the process
+SMALL = 10000  # elements up to which np.exp is of interest
+
+
+def compiler():
+    """The C compiler as a command, or None."""
+    given = shlex.split(os.environ.get("CC", ""))
+    return given or next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+
+
+@functools.cache
+def native():
+    """The yardsticks in C for the active instruction set, compiled at first use; None without a compiler."""
+    command, isa = compiler(), _core.active_isa()
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    if command is None or os.name != "posix":
+        return None
+    library = ROOT / f"build/bench/{isa}.so"
+    sources = [ROOT / f"csrc/isa/{isa}.c", NATIVE / "copy.c"]
+    newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").rglob("*.[chd]*"), *NATIVE.iterdir()])
+    if not library.exists() or library.stat().st_mtime < newest:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        partial = library.with_suffix(f".{os.getpid()}")
+        flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", *isa_flags(machine)[isa]]
+        probe = f'-DFSM_PROBE="{NATIVE / "floor.h"}"'
+        subprocess.run(
+            [*command, *flags, probe, f"-I{ROOT / 'csrc'}", *map(str, sources), "-lm", "-o", str(partial)], check=True
+        )
+        os.replace(partial, library)
+    return ctypes.CDLL(str(library))
+
+
+def call_c(function, y, x, n, times):
+    function(
+        ctypes.c_void_p(y.ctypes.data), ctypes.c_void_p(x.ctypes.data), ctypes.c_ssize_t(n), ctypes.c_ssize_t(times)
+    )
+
+
+def with_work(call, work):
+    call.work = work
+    return call
+
+
+@functools.cache
+def pool(threads):
+    return ThreadPoolExecutor(threads)
+
+
+def numpy_copyto(case, x, threads):
+    if case.out:
+        y = np.empty_like(x)
+        return lambda: np.copyto(y, x)
+
+    def new():
+        y = np.empty_like(x)
+        np.copyto(y, x)
+        return y
+
+    return new
+
+
+def numpy_exp(case, x, threads):
+    if case.elements > SMALL:
+        return None
+    x = -np.abs(x)  # no overflow, as in a softmax
+    if case.out:
+        y = np.empty_like(x)
+        return lambda: np.exp(x, out=y)
+    return lambda: np.exp(x)
+
+
+def c_copy(name):
+    """A maker of copies by the C function `name`, shared by the threads where there are several."""
+
+    def maker(case, x, threads):
+        if native() is None:
+            return None
+        function, n = getattr(native(), name), case.nbytes
+        source = np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8)
+        target = np.empty(n, np.uint8)
+        share = -(-n // threads // 4096) * 4096 if threads > 1 else n
+        shares = [slice(first, min(first + share, n)) for first in range(0, n, share)]
+
+        def copy(y, times):
+            if threads == 1:
+                call_c(function, y, source, n, times)
+                return
+            jobs = [
+                pool(threads).submit(call_c, function, y[part], source[part], part.stop - part.start, times)
+                for part in shares
+            ]
+            for job in jobs:
+                job.result()
+
+        if not case.out and n >= NEW_PAGES:
+            return lambda: copy(np.empty(n, np.uint8), 1)
+        times = max(1, (threads * 4_000_000) // n)  # so that the call itself and the threads' start do not count
+        return with_work(lambda: copy(target, times), times)
+
+    return maker
+
+
+def floor(case, x, threads):
+    """Seconds of arithmetic for the elements of the case, shared by the threads."""
+    if native() is None:
+        return None
+    n, passes = CHUNK[case.dtype], 100
+    x = np.random.default_rng(0).standard_normal(n, dtype=case.dtype) * 4
+    y = np.empty_like(x)
+    function = getattr(native(), f"fsm_floor_f{x.itemsize * 8}_{_core.active_isa()}")
+    return with_work(lambda: call_c(function, x, y, n, passes), passes * n * threads / case.elements)
+
+
+COPIES = {"copy": c_copy("bench_copy"), "streaming copy": c_copy("bench_stream")}
+YARDSTICKS = {"np.copyto": numpy_copyto, "np.exp": numpy_exp, **COPIES, "floor": floor}
