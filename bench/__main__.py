@@ -34,6 +34,9 @@ def main(arguments=None):
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with TEXT in their name")
     parser.add_argument("--rounds", type=int, default=11, help="rounds a sitting (default: 11)")
     parser.add_argument("--sittings", type=int, default=3, help="passes over the cases (default: 3)")
+    parser.add_argument(
+        "--patience", type=float, default=20, metavar="S", help="seconds for what others disturb (default: 20)"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where to write <mode>.json")
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
     options = parser.parse_args(arguments)
@@ -52,7 +55,8 @@ def main(arguments=None):
     from bench.tables import print_report
 
     command = " ".join(["python -m bench", *arguments])
-    report = run(chosen, options.mode, command, options.sittings, options.rounds)
+    settings = {name: getattr(options, name) for name in ("sittings", "rounds", "patience")}
+    report = run(chosen, options.mode, command, settings)
     print_report(report)
     path = options.results / f"{options.mode}.json"
     save(report, path)

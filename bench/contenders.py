@@ -6,6 +6,7 @@ that has it.
 """
 
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -27,6 +28,10 @@ class Contender:
 
     def installed(self):
         return all(importlib.util.find_spec(package) for package in self.packages)
+
+    def load(self):
+        for package in self.packages:
+            importlib.import_module(package)
 
     def version(self):
         return importlib.metadata.version(self.packages[0])

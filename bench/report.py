@@ -34,7 +34,7 @@ def new_report(mode, command, settings):
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
         "machine": {
             "cpu": cpu_name(),
-            "cores": cores(),
+            "cores": len(cores()),
             "caches": caches(),
             "system": platform.platform(),
         },
@@ -46,14 +46,15 @@ def new_report(mode, command, settings):
             **{c.name: fs.__version__ if c.name == contenders.OURS else c.version() for c in contenders.installed()},
         },
         "absent": contenders.absent(),
-        "settings": {**settings, "agree": AGREE},
+        "settings": {**settings, "agree": AGREE, "environment": environment()},
         "failures": [],
         "cases": [],
     }
 
 
 def case_record(case, errors, memory, sittings):
-    sittings = [with_limit(sitting) for sitting in sittings]
+    foreign = [sitting["foreign"] for sitting in sittings]
+    times = [with_limit(sitting["times"]) for sitting in sittings]
     return {
         "name": case.name,
         "input": case.input_name,
@@ -62,8 +63,9 @@ def case_record(case, errors, memory, sittings):
         "bytes": case.nbytes,
         "errors_ulp": errors,
         "memory": memory,
-        "seconds": case_times(sittings),
-        "ratios": case_ratios(sittings),
+        "foreign": foreign,
+        "seconds": case_times(times),
+        "ratios": case_ratios(times, foreign),
     }
 
 

@@ -1,28 +1,29 @@
 """A run: accuracy and memory first, then the times, in several sittings spread over the run."""
 
+import time
 from multiprocessing.connection import wait
 
 from tqdm import tqdm
 
 from bench import report, yardsticks
 from bench.cases import THREADS, digits_logits
-from bench.worker import MEMORY_ENVIRONMENT, Worker
+from bench.quiet import TOLERATED, Watch, wait_for_quiet
+from bench.worker import MEMORY_ENVIRONMENT, Worker, cores
 
 MEMORY_BYTES = 1 << 20  # smaller inputs drown in what else a process does
 
 
-def run(cases, mode, command, sittings, rounds):
-    """The report of a run."""
-    result = report.new_report(
-        mode, command, {"sittings": sittings, "rounds": rounds, "environment": report.environment()}
-    )
+def run(cases, mode, command, settings):
+    """The report of a run. Settings: sittings, rounds, patience (seconds for what others disturb)."""
+    result = report.new_report(mode, command, settings)
     yardsticks.native()  # compiles it, so that the workers need not
     if any(case.source == "digits" for case in cases):
         digits_logits()
-    workers = {threads: Worker(threads) for threads in THREADS if any(case.threads == threads for case in cases)}
+    started = {"1": lambda: Worker(1, core=cores()[-1]), "all": lambda: Worker(len(cores()))}
+    workers = {threads: started[threads]() for threads in THREADS if any(case.threads == threads for case in cases)}
     try:
         errors, memory = before_times(cases, workers)
-        times = time_all(cases, workers, sittings, rounds)
+        times = time_all(cases, workers, settings)
         for worker in workers.values():
             result["failures"] += [f"{name}: {case}: {what}" for (name, case), what in worker.ask("failed").items()]
     finally:
@@ -44,7 +45,7 @@ def before_times(cases, workers):
     for case in of_input.values():
         queues[workers[case.threads]].append(("errors", case))
     of_memory = [("memory", case) for case in cases if case.threads == "1" and case.nbytes >= MEMORY_BYTES]
-    memory_worker = Worker("1", MEMORY_ENVIRONMENT) if of_memory else None
+    memory_worker = Worker(1, cores()[0], MEMORY_ENVIRONMENT) if of_memory else None
     if memory_worker:
         queues[memory_worker] = of_memory
 
@@ -75,13 +76,29 @@ def ask_next(worker, queue, asked):
         asked[worker.connection] = worker, request
 
 
-def time_all(cases, workers, sittings, rounds):
-    """{case name: [sitting, ...]}. Only one worker works at a time."""
-    times = {case.name: [] for case in cases}
-    with tqdm(total=len(cases) * sittings, unit="case", desc="times", leave=False) as progress:
-        for sitting in range(sittings):
-            for case in cases:
-                progress.set_postfix_str(case.name)
-                times[case.name].append(workers[case.threads].ask("sitting", case, rounds, sitting))
+def time_all(cases, workers, settings):
+    """{case name: [{"times": of a sitting, "foreign": share of a core that others took meanwhile}, ...]}.
+
+    Only one worker works at a time. A sitting that others disturbed is taken again, after all the others, as long as
+    patience lasts; the least disturbed ones count.
+    """
+    sittings, patience = settings["sittings"], settings["patience"]
+    taken = {case.name: [] for case in cases}
+    queue = [(sitting, case) for sitting in range(sittings) for case in cases]
+    disturbed = True  # so far nobody knows
+    with tqdm(total=len(queue), unit="case", desc="times", leave=False) as progress:
+        for sitting, case in queue:  # which grows
+            progress.set_postfix_str(case.name)
+            if disturbed and patience > 0:
+                patience -= wait_for_quiet(patience)
+            watch = Watch()
+            times, cpu = workers[case.threads].ask("sitting", case, settings["rounds"], sitting)
+            foreign = watch.foreign(cpu)
+            taken[case.name].append({"times": times, "foreign": foreign})
+            disturbed = foreign > TOLERATED
+            if disturbed and patience > 0:
+                patience -= time.perf_counter() - watch.start
+                queue.append((sitting, case))
+            else:
                 progress.update()
-    return times
+    return {name: sorted(those, key=lambda one: one["foreign"])[:sittings] for name, those in taken.items()}

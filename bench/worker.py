@@ -2,11 +2,13 @@
 affinity is set, so that their thread pools have the size that is meant."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
+import time
 import traceback
 
-ONE_CORE = hasattr(os, "sched_setaffinity")
+HAS_AFFINITY = hasattr(os, "sched_setaffinity")
 
 # So that freed memory goes back to the system, and each new output counts.
 MEMORY_ENVIRONMENT = {
@@ -18,34 +20,35 @@ MEMORY_ENVIRONMENT = {
 
 
 def cores():
-    return len(os.sched_getaffinity(0)) if ONE_CORE else os.cpu_count()
+    """Those that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if HAS_AFFINITY else list(range(os.cpu_count()))
 
 
 @contextlib.contextmanager
-def inherited(pinned, environment):
-    """A process started in this block has one core only, if pinned, and these environment variables."""
-    affinity = os.sched_getaffinity(0) if ONE_CORE else None
+def inherited(core, environment):
+    """A process started in this block has this core only, unless it is None, and these environment variables."""
+    affinity = os.sched_getaffinity(0) if HAS_AFFINITY else None
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
-    if pinned and ONE_CORE:
-        os.sched_setaffinity(0, {max(affinity)})
+    if core is not None and HAS_AFFINITY:
+        os.sched_setaffinity(0, {core})
     try:
         yield
     finally:
-        if ONE_CORE:
+        if HAS_AFFINITY:
             os.sched_setaffinity(0, affinity)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 class Worker:
-    """A process that answers one request at a time."""
+    """A process that answers one request at a time, with so many threads, on one core if that is given."""
 
-    def __init__(self, threads, environment=None):
+    def __init__(self, threads, core=None, environment=None):
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, 1 if threads == "1" else cores()), daemon=True)
-        with inherited(threads == "1", environment or {}):
+        self.process = context.Process(target=serve, args=(other, threads), daemon=True)
+        with inherited(core, environment or {}):
             self.process.start()
         other.close()
 
@@ -92,6 +95,9 @@ class Service:
         self.failures = {}  # (contender, case): what it raised
         for contender in self.contenders:
             contender.setup(threads)
+            contender.load()
+        gc.collect()
+        gc.freeze()  # what was imported need not be looked at again by each gc.collect() between measurements
 
     def calls(self, case, x, yardsticks):
         """{name: call} of whoever can do the case."""
@@ -120,10 +126,13 @@ class Service:
         return {name: max_ulp(case, call()) for name, call in calls.items()}
 
     def sitting(self, case, rounds, seed):
+        """The times, and the CPU time that taking them took."""
         from bench.measure import sitting_seconds
 
+        before = time.process_time()
         calls = self.calls(case, case.logits(), yardsticks=True)
-        return sitting_seconds(calls, rounds, seed, shared=self.threads > 1)
+        times = sitting_seconds(calls, rounds, seed, shared=self.threads > 1)
+        return times, time.process_time() - before
 
     def memory(self, case):
         """{name: bytes at the peak / bytes of the input}."""
