@@ -80,7 +80,6 @@ def main(arguments):
                 ["case", "A, us", "B, us", "time, drift taken out"],
                 [[c.name, f"{c.before * 1e6:.4g}", f"{c.after * 1e6:.4g}", f"x {c.change:.2f}"] for c in found],
             )
-    print(
-        f"\n{len(told)} cases compared: {len(slower)} slower, {len(faster)} faster by more than {options.threshold:g} %."
-    )
+    beyond = f"by more than {options.threshold:g} %"
+    print(f"\n{len(told)} cases compared: {len(slower)} slower, {len(faster)} faster {beyond}.")
     return 1 if slower else 0

@@ -17,7 +17,8 @@ ORACLE_ELEMENTS = 100_000  # the oracle takes about 0.2 us an element
 
 TURN_SECONDS = 0.0015  # a turn is as many calls as fit, and at least one
 MIN_ROUNDS = 3  # for contenders whose one call takes long
-INTERRUPTED = 1.1  # wall time / CPU time from which on a turn on one core was not left alone
+INTERRUPTED = 1.1  # wall time / CPU time from which on a turn on one core was not left alone,
+CLOCK_SECONDS = 20e-6  # beyond what reading the clocks takes
 
 
 # ---- error
@@ -50,8 +51,8 @@ def sitting_seconds(calls, rounds, seed, shared):
     """{name: [seconds of the case in each round]}. The calls take turns, in an order that depends on the seed.
 
     Each turn starts with calls that are not timed: they fetch the data, and wake the threads. NaN stands where there is
-    nothing to compare: a slow contender has had its share of the time, or (on one core, which is not `shared` among
-    threads) another process was given the core.
+    nothing to compare: a slow contender has had its share of the time, or another process was given the core for a
+    while (which cannot be told for work that is `shared` among threads).
     """
     names = list(calls)
     random.Random(seed).shuffle(names)
@@ -65,15 +66,16 @@ def sitting_seconds(calls, rounds, seed, shared):
         turns = {name: max(MIN_ROUNDS, int(rounds * min(1, 2 * TURN_SECONDS / once[name]))) for name in names}
         for number in range(rounds):
             for name in names:
-                if number >= turns[name]:
-                    times[name].append(math.nan)
-                    continue
-                if shared:
-                    wait_for_sleep()
-                times[name].append(time_turn(calls[name], warmups[name], repeats[name], shared))
+                if number < turns[name]:
+                    if shared:
+                        wait_for_sleep()
+                    times[name].append(time_turn(calls[name], warmups[name], repeats[name]))
     finally:
         gc.enable()
-    return times
+    return {
+        name: pad([seconds for seconds, _ in taken] if shared else left_alone(taken), rounds)
+        for name, taken in times.items()
+    }
 
 
 def time_once(call):
@@ -82,7 +84,8 @@ def time_once(call):
     return time.perf_counter() - start
 
 
-def time_turn(call, warmups, repeats, shared):
+def time_turn(call, warmups, repeats):
+    """(seconds of the case, whether another process was given the core)."""
     for _ in range(warmups):
         call()
     cpu = time.process_time()
@@ -90,9 +93,19 @@ def time_turn(call, warmups, repeats, shared):
     for _ in range(repeats):
         call()
     seconds = time.perf_counter() - start
-    if not shared and seconds > INTERRUPTED * (time.process_time() - cpu) + 20e-6:
-        return math.nan
-    return seconds / (repeats * getattr(call, "work", 1))
+    interrupted = seconds > INTERRUPTED * (time.process_time() - cpu) + CLOCK_SECONDS
+    return seconds / (repeats * getattr(call, "work", 1)), interrupted
+
+
+def left_alone(turns):
+    """The seconds of turns that were not interrupted, with NaN for the others; of all if hardly any were left alone."""
+    if sum(not interrupted for _, interrupted in turns) < MIN_ROUNDS:
+        return [seconds for seconds, _ in turns]
+    return [math.nan if interrupted else seconds for seconds, interrupted in turns]
+
+
+def pad(values, length):
+    return values + [math.nan] * (length - len(values))
 
 
 def wait_for_sleep(step=0.001, limit=0.02):

@@ -115,7 +115,9 @@ def plot_limits(report, path):
     figure.legend(
         handles=[
             Line2D([], [], color=LIMIT_COLOUR, marker="_", linestyle="", markersize=12, label="limit, into out="),
-            Line2D([], [], color=LIMIT_COLOUR, marker=".", linestyle="", markersize=7, label="limit, into a new output"),
+            Line2D(
+                [], [], color=LIMIT_COLOUR, marker=".", linestyle="", markersize=7, label="limit, into a new output"
+            ),
             Line2D([], [], color=OUR_COLOUR, marker="o", linestyle="", label="fastsoftmax"),
             Line2D([], [], color=PEER_COLOUR, marker="D", linestyle="", label="fastest other"),
             Line2D([], [], color="#333333", marker="o", mfc="none", linestyle="", label="hollow: new output"),
@@ -129,7 +131,7 @@ def plot_limits(report, path):
     figure.text(
         0.02,
         1 - 0.55 / total,
-        "limit: the slower of the best plain copy of the case's bytes and the arithmetic of the kernels on numbers in L1",
+        "limit: the slower of the best plain copy of as many bytes and the arithmetic of the kernels on numbers in L1",
         fontsize=8.5,
         va="center",
     )

@@ -59,6 +59,7 @@ def case_record(case, errors, memory, sittings):
         "name": case.name,
         "input": case.input_name,
         **asdict(case),
+        "shape": list(case.shape),
         "elements": case.elements,
         "bytes": case.nbytes,
         "errors_ulp": errors,

@@ -45,7 +45,7 @@ def case_ratios(sittings, foreign):
         return median([their / our for their, our in zip(sitting[name], sitting[OURS], strict=True)])
 
     ratios = summary(sittings, ratio)
-    del ratios[OURS]
+    ratios.pop(OURS, None)
     for entry in ratios.values():
         entry["trusted"] = max(foreign) <= TOLERATED and agree(entry["sittings"], len(sittings))
     return ratios

@@ -1,13 +1,15 @@
 """A report as text."""
 
 from bench.contenders import OURS
+from bench.quiet import TOLERATED
 from bench.report import machine_line, peers, versions_line
 
 LEGEND = """\
-{ours} is fastsoftmax's time; under a peer's name is how many times as long it takes: above 1 we are faster, and
-"!" marks where the peer is. "~" marks a ratio that is not to be trusted: its sittings differ by more than {percent:.0f} %.
-limit: the faster of the best plain copy of as many bytes and the arithmetic of our own kernels in L1, as a share of our
-time; 100 % cannot be beaten. memory: the peak of a call beyond its input and a given output, in sizes of the input.
+us is fastsoftmax's time; under the name of another is how many times as long that takes: above 1 we are faster, and "!"
+marks a peer that is faster than we are. "~" marks a ratio that is not to be trusted: its sittings differ by more than
+{percent:.0f} %, or other processes took more than {tolerated:.0f} % of a core.
+limit: the slower of the best plain copy of as many bytes and the arithmetic of our own kernels in L1, as a share of our
+time: 100 % is as fast as can be. memory: the peak of a call beyond its input and a given output, in sizes of the input.
 scipy and jax have no out=: theirs is a new output. Blank: no such thing there."""
 
 
@@ -27,9 +29,12 @@ def print_report(report):
         if rows:
             print(f"\nTime, {title}\n")
             print_table(header, rows)
-    percent = 100 * (report["settings"]["agree"] - 1)
-    print("\n" + LEGEND.format(ours="us", percent=percent))
+    print("\n" + legend(report))
     print("\n" + verdict(report))
+
+
+def legend(report):
+    return LEGEND.format(percent=100 * (report["settings"]["agree"] - 1), tolerated=100 * TOLERATED)
 
 
 def error_table(report):
@@ -105,7 +110,9 @@ def verdict(report):
         won = sum(entry["median"] > 1.03 for _, _, entry in here)
         lost = [(entry["median"], case, name, entry) for case, name, entry in here if entry["median"] < 1 / 1.03]
         even = len(here) - won - len(lost)
-        lines.append(f"{title}: of {len(here)} cases, faster than every peer in {won}, even in {even}, slower in {len(lost)}:")
+        lines.append(
+            f"{title}: of {len(here)} cases, faster than every peer in {won}, even in {even}, slower in {len(lost)}:"
+        )
         lines += [
             f"    {ratio_cell(case, name, mark_loss=False).strip():>6}  {name:12} {short_name(case)}"
             for _, case, name, entry in sorted(lost, key=lambda item: item[0])
@@ -123,12 +130,15 @@ def best_peer(report, case):
 
 
 def three_digits(value):
-    """0.123, 1.23, 12.3, 123, 1234."""
-    return f"{value:.{max(0, 2 - len(str(int(value))) + (1 if value >= 1 else 2))}f}" if value < 100 else f"{value:.0f}"
+    """0.012, 0.123, 1.23, 12.3, 123, 1234."""
+    places = sum(value < limit for limit in (0.9995, 9.995, 99.95))
+    return f"{value:.{places}f}"
 
 
 def print_table(header, rows):
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, ["-" * width for width in widths], *rows]:
-        cells = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         print("  ".join(cells).rstrip())

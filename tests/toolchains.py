@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +42,8 @@ def missing(name):
 
 def require(name, *programs):
     """Skips the test, or fails it, where toolchain `name` or one of the programs is not to be had."""
+    import pytest  # here, since bench/ uses this file too
+
     if lacking := missing(name) or next((program for program in programs if shutil.which(program) is None), None):
         assert name not in os.environ.get("FSM_REQUIRE_TOOLCHAINS", "").split(","), f"{name} needs {lacking}"
         pytest.skip(f"{name} needs {lacking}")

@@ -1,0 +1,90 @@
+"""The tables of README.md, from docs/benchmark/quick.json.
+
+    python -m bench --quick --results docs/benchmark && python tools/readme_tables.py
+
+measures, and writes them between the markers in README.md. With --check it writes nothing and fails if they are not
+what the report says; tests/test_bench.py does that.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import report as reports  # noqa: E402
+from bench import tables  # noqa: E402
+
+README = ROOT / "README.md"
+REPORT = ROOT / "docs/benchmark/quick.json"
+
+
+def markdown(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines)
+
+
+def accuracy(report):
+    header, rows = tables.error_table(report)
+    return markdown(header, rows)
+
+
+def benchmark(report):
+    parts = [
+        f"From [`{REPORT.relative_to(ROOT)}`]({REPORT.relative_to(ROOT)}), made by `{report['command']}`.",
+        f"{reports.machine_line(report)}; {reports.versions_line(report)}.",
+        "![How many times as long as fastsoftmax the others take](docs/benchmark/ratios.png)",
+        verdict(report),
+    ]
+    for threads, title in (("1", "One thread"), ("all", f"All {report['machine']['cores']} threads")):
+        header, rows = tables.time_table(report, threads)
+        if rows:
+            parts.append(f"<details><summary>{title}: the numbers</summary>\n\n{markdown(header, rows)}\n\n</details>")
+    parts.append(tables.legend(report))
+    return "\n\n".join(parts)
+
+
+def verdict(report):
+    """The summary of the printed report, as a list."""
+    lines = []
+    for line in tables.verdict(report).splitlines():
+        if line.startswith(" "):
+            ratio, name, case = line.split(maxsplit=2)
+            lines.append(f"  - {ratio} x {name}: {case}")
+        else:
+            lines.append(f"- {line}")
+    return "\n".join(lines)
+
+
+SECTIONS = {"accuracy": accuracy, "benchmark": benchmark}
+
+
+def updated(text, report):
+    for name, make in SECTIONS.items():
+        begin, end = f"<!-- {name}: written by tools/readme_tables.py -->", f"<!-- end of {name} -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md has no {begin} ... {end}")
+        content = f"{begin}\n\n{make(report)}\n\n{end}"
+        text = pattern.sub(lambda _, content=content: content, text)
+    return text
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
+    options = parser.parse_args(arguments)
+    before = README.read_text()
+    after = updated(before, reports.load(REPORT))
+    if options.check:
+        if before != after:
+            print(f"README.md is not what {REPORT.relative_to(ROOT)} says: run python tools/readme_tables.py")
+        return int(before != after)
+    README.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
