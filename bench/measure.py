@@ -17,7 +17,7 @@ ORACLE_ELEMENTS = 100_000  # the oracle takes about 0.2 us an element
 
 TURN_SECONDS = 0.0015  # a turn is as many calls as fit, and at least one
 MIN_ROUNDS = 3  # for contenders whose one call takes long
-INTERRUPTED = 1.1  # wall time / CPU time from which on a turn on one core was not left alone,
+INTERRUPTED = 1.1  # wall time / CPU time from which on a turn on one core was not left alone
 CLOCK_SECONDS = 20e-6  # beyond what reading the clocks takes
 
 

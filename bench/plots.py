@@ -35,9 +35,9 @@ def plot_ratios(report, path):
         return False
     values = np.array([[case["ratios"].get(name, {}).get("median", np.nan) for name in names] for case in cases])
 
-    height = 0.235 * len(cases)
-    figure, axes = plt.subplots(figsize=(6.2 + 0.95 * len(names), height + 2.4))
-    figure.subplots_adjust(left=0.36, right=0.98, top=1 - 1.55 / (height + 2.4), bottom=0.85 / (height + 2.4))
+    height = 0.235 * len(cases) + 2.3
+    figure, axes = plt.subplots(figsize=(6.2 + 0.95 * len(names), height))
+    figure.subplots_adjust(left=0.36, right=0.98, top=1 - 1.15 / height, bottom=1.15 / height)
     image = axes.imshow(values, cmap=COLOURS, norm=LogNorm(1 / WIDEST, WIDEST), aspect="auto")
     for row, case in enumerate(cases):
         for column, name in enumerate(names):
@@ -55,7 +55,7 @@ def plot_ratios(report, path):
                 fontsize=8,
                 weight="bold" if lost else "normal",
                 style="normal" if entry["trusted"] else "italic",
-                color="white" if max(entry["median"], 1 / entry["median"]) > 7 else "black",
+                color="white" if max(entry["median"], 1 / entry["median"]) > 5 else "black",
             )
     axes.set_yticks(range(len(cases)), [case["name"] for case in cases], fontsize=8)
     axes.set_xticks(range(len(names)), names, fontsize=9)
@@ -67,97 +67,96 @@ def plot_ratios(report, path):
         thicker = cases[row]["threads"] != cases[row - 1]["threads"]
         axes.axhline(row - 0.5, color="white" if not thicker else "black", linewidth=0.6 if not thicker else 1.5)
 
-    figure.suptitle("How many times as long as fastsoftmax the others take", x=0.02, ha="left", weight="bold")
+    title(figure, "How many times as long as fastsoftmax the others take", height)
     figure.text(
         0.02,
-        1 - 0.62 / (height + 2.4),
+        1 - 0.62 / height,
         "purple, above 1: fastsoftmax is faster  ·  white: even  ·  orange, below 1, bold: the other is faster\n"
         "~ not to be trusted: sittings disagree  ·  dot: no such thing there",
         fontsize=8.5,
         va="center",
     )
     ticks = [1 / 16, 1 / 4, 1 / 2, 1, 2, 4, 16]
-    bar = figure.colorbar(image, cax=figure.add_axes((0.36, 0.5 / (height + 2.4), 0.62, 0.12 / (height + 2.4))),
-                          orientation="horizontal", ticks=ticks)  # fmt: skip
+    place = figure.add_axes((0.36, 0.75 / height, 0.62, 0.14 / height))
+    bar = figure.colorbar(image, cax=place, orientation="horizontal", ticks=ticks)
     bar.ax.set_xticklabels(["≤ 1/16", "1/4", "1/2", "1", "2", "4", "≥ 16 x"], fontsize=7)
     bar.ax.minorticks_off()
-    sign(figure, report, height + 2.4)
+    sign(figure, report, height)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
     return True
 
 
 def plot_limits(report, path):
+    """A roofline on its side: cases downwards by their working set, their rates and limits to the right."""
     cases = [case for case in report["cases"] if "limit" in case["ratios"]]
     if not cases:
         return False
-    threads = [name for name in ("1", "all") if any(case["threads"] == name for case in cases)]
-    dtypes = sorted({case["dtype"] for case in cases})
-    figure, grid = plt.subplots(
-        len(threads),
-        len(dtypes),
-        figsize=(6.4 * len(dtypes), 4.1 * len(threads) + 1.3),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
-    for row, count in enumerate(threads):
-        for column, dtype in enumerate(dtypes):
-            panel = [case for case in cases if (case["threads"], case["dtype"]) == (count, dtype)]
-            draw_limits(grid[row][column], report, panel)
-            title = "1 thread" if count == "1" else f"all threads ({report['machine']['cores']})"
-            grid[row][column].set_title(f"{dtype}, {title}", fontsize=10)
-    for axes in grid[-1]:
-        axes.set_xlabel("working set (input and output), bytes")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("elements per ns (higher is better)")
-    figure.suptitle("How close to the limit of the machine", x=0.02, ha="left", weight="bold")
-    figure.legend(
-        handles=[
-            Line2D([], [], color=LIMIT_COLOUR, marker="_", linestyle="", markersize=12, label="limit, into out="),
-            Line2D(
-                [], [], color=LIMIT_COLOUR, marker=".", linestyle="", markersize=7, label="limit, into a new output"
-            ),
-            Line2D([], [], color=OUR_COLOUR, marker="o", linestyle="", label="fastsoftmax"),
-            Line2D([], [], color=PEER_COLOUR, marker="D", linestyle="", label="fastest other"),
-            Line2D([], [], color="#333333", marker="o", mfc="none", linestyle="", label="hollow: new output"),
-        ],
-        loc="upper right",
-        ncol=5,
-        fontsize=8,
-        frameon=False,
-    )
-    total = 4.1 * len(threads) + 1.3
+    cases.sort(key=lambda case: (case["threads"], case["dtype"], case["bytes"]))
+    groups = [(case["threads"], case["dtype"]) for case in cases]
+
+    height = 0.235 * len(cases) + 2.2
+    figure, axes = plt.subplots(figsize=(12, height))
+    figure.subplots_adjust(left=0.38, right=0.84, top=1 - 1.15 / height, bottom=0.95 / height)
+    axes.set_xscale("log")
+    axes.grid(True, axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for row, case in enumerate(cases):
+        ours = case["elements"] / case["seconds"][OURS]["median"] * 1e-9
+        share = case["ratios"]["limit"]["median"]
+        limit, text = ours / share, f"{100 * share:.0f} %"
+        axes.plot([ours, limit], [row, row], color=OUR_COLOUR, linewidth=1, alpha=0.5)
+        axes.plot([limit, limit], [row - 0.42, row + 0.42], color=LIMIT_COLOUR, linewidth=2)
+        if best := best_peer(report, case):
+            theirs = ours / best[1]["median"]
+            axes.plot(theirs, row, "D", color=PEER_COLOUR, markersize=5)
+            text += f"   {best[0]} {100 * theirs / limit:.0f} %"
+        axes.plot(ours, row, "o", color=OUR_COLOUR, markersize=6, mec="white", mew=0.5)
+        weight = "bold" if best and best[1]["median"] < 1 else "normal"
+        axes.text(1.01, row, text, transform=axes.get_yaxis_transform(), fontsize=8, va="center", weight=weight)
+        if row and groups[row] != groups[row - 1]:
+            axes.axhline(row - 0.5, color="black", linewidth=0.8)
+    axes.set_ylim(len(cases) - 0.5, -0.5)
+    axes.set_yticks(range(len(cases)), [f"{case['name']}   {size(2 * case['bytes']):>7}" for case in cases], fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("elements per ns (log; further right is better)", fontsize=9)
+
+    title(figure, "How close to the limit of the machine", height)
     figure.text(
         0.02,
-        1 - 0.55 / total,
-        "limit: the slower of the best plain copy of as many bytes and the arithmetic of the kernels on numbers in L1",
+        1 - 0.55 / height,
+        "limit: the slower of the best plain copy of as many bytes and the arithmetic of our kernels on numbers in L1. "
+        "Rows by working set: bytes of input and output.\n"
+        "At the right: share of the limit that fastsoftmax reaches, and the fastest other; bold: the other is faster.",
         fontsize=8.5,
         va="center",
     )
-    figure.subplots_adjust(left=0.08, right=0.98, top=1 - 1.0 / total, bottom=0.95 / total, wspace=0.05, hspace=0.15)
-    sign(figure, report, total)
+    figure.legend(
+        handles=[
+            Line2D([], [], color=LIMIT_COLOUR, marker="|", linestyle="", markersize=11, mew=2, label="limit"),
+            Line2D([], [], color=OUR_COLOUR, marker="o", linestyle="", label="fastsoftmax"),
+            Line2D([], [], color=PEER_COLOUR, marker="D", linestyle="", markersize=5, label="fastest other"),
+        ],
+        loc="lower left",
+        bbox_to_anchor=(0.375, 1 - 1.18 / height),
+        ncol=3,
+        fontsize=8.5,
+        frameon=False,
+    )
+    sign(figure, report, height)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
     return True
 
 
-def draw_limits(axes, report, cases):
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for case in cases:
-        seconds = case["seconds"][OURS]["median"]
-        x = 2 * case["bytes"] * (1 if case["out"] else 1.12)  # side by side
-        ours = case["elements"] / seconds * 1e-9
-        limit = ours / case["ratios"]["limit"]["median"]
-        axes.plot([x, x], [ours, limit], color=OUR_COLOUR, linewidth=0.8, alpha=0.5)
-        axes.plot(x, limit, "_" if case["out"] else ".", color=LIMIT_COLOUR, markersize=12 if case["out"] else 7)
-        if best := best_peer(report, case):
-            fill = PEER_COLOUR if case["out"] else "none"
-            axes.plot(x, ours / best[1]["median"], "D", color=PEER_COLOUR, mfc=fill, markersize=5)
-        axes.plot(x, ours, "o", color=OUR_COLOUR, mfc=OUR_COLOUR if case["out"] else "none", markersize=6)
+def size(count):
+    """Bytes for people."""
+    power = 0 if count < 1000 else 1 if count < 1000 * 1024 else 2
+    return f"{three_digits(count / 1024**power) if power else count} {('B', 'KB', 'MB')[power]}"
+
+
+def title(figure, text, height):
+    figure.text(0.02, 1 - 0.3 / height, text, fontsize=13, weight="bold", va="center")
 
 
 def sign(figure, report, height):
