@@ -16,6 +16,7 @@ ORACLES = {"softmax": exact_softmax}
 ORACLE_ELEMENTS = 100_000  # the oracle takes about 0.2 us an element
 
 TURN_SECONDS = 0.0015  # a turn is as many calls as fit, and at least one
+SITTING_SECONDS = 1.0  # after which no round is begun
 MIN_ROUNDS = 3  # for contenders whose one call takes long
 INTERRUPTED = 1.1  # wall time / CPU time from which on a turn on one core was not left alone
 CLOCK_SECONDS = 20e-6  # beyond what reading the clocks takes
@@ -64,7 +65,10 @@ def sitting_seconds(calls, rounds, seed, shared):
         repeats = {name: max(1, int(TURN_SECONDS / once[name])) for name in names}
         warmups = {name: repeats[name] // 4 + 1 if once[name] < 4 * TURN_SECONDS else 0 for name in names}
         turns = {name: max(MIN_ROUNDS, int(rounds * min(1, 2 * TURN_SECONDS / once[name]))) for name in names}
+        start = time.perf_counter()
         for number in range(rounds):
+            if number >= MIN_ROUNDS and time.perf_counter() - start > SITTING_SECONDS:
+                break
             for name in names:
                 if number < turns[name]:
                     if shared:
@@ -88,13 +92,17 @@ def time_turn(call, warmups, repeats):
     """(seconds of the case, whether another process was given the core)."""
     for _ in range(warmups):
         call()
+    part, calls = -(-repeats // 8), 0
     cpu = time.process_time()
     start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    seconds = time.perf_counter() - start
+    seconds = 0.0
+    while calls < repeats and seconds < 4 * TURN_SECONDS:  # a call may now take much longer than at first
+        for _ in range(part):
+            call()
+        calls += part
+        seconds = time.perf_counter() - start
     interrupted = seconds > INTERRUPTED * (time.process_time() - cpu) + CLOCK_SECONDS
-    return seconds / (repeats * getattr(call, "work", 1)), interrupted
+    return seconds / (calls * getattr(call, "work", 1)), interrupted
 
 
 def left_alone(turns):

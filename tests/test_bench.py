@@ -163,6 +163,15 @@ def test_the_limit_is_the_better_copy_or_the_arithmetic():
     assert "limit" not in statistics.with_limit({OURS: [1.0]})
 
 
+def test_disturbed_sittings_do_not_count_if_two_are_left():
+    def record(*foreign):
+        sittings = [{"times": sitting([1.0], other=[9.0 if f else 2.0]), "foreign": f} for f in foreign]
+        return report.case_record(quick_cases()[0], {}, {}, sittings)["ratios"]["other"]
+
+    assert record(0.0, 0.0, 1.0) == {"sittings": [2.0, 2.0], "median": 2.0, "trusted": True}
+    assert record(0.0, 1.0, 1.0) == {"sittings": [2.0, 9.0, 9.0], "median": 9.0, "trusted": False}
+
+
 # ---- reports
 
 
