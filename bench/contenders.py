@@ -154,8 +154,7 @@ COLUMN_STRIP = 64  # columns that a thread takes at a time
 
 
 def numba_setup(threads):
-    # Numba's cache does not tell parallel=True from False.
-    os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parent.parent / f"build/bench/numba-{min(threads, 2)}")
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / "build/bench/numba"))
     import numba
 
     numba.set_num_threads(threads)
@@ -165,6 +164,11 @@ def numba_setup(threads):
 def numba_kernels(parallel):
     """Functions that fill y with the softmax of x (2-D) along its rows, and along its columns."""
     import numba
+
+    def compiled(function):
+        if parallel:
+            function.__qualname__ += "_parallel"  # the cache goes by the name, not by the options
+        return numba.njit(fastmath=True, cache=True, parallel=parallel)(function)
 
     @numba.njit(fastmath=True, cache=True)
     def column_strip(x, y):
@@ -181,7 +185,7 @@ def numba_kernels(parallel):
             for j in range(columns):
                 y[i, j] /= total[j]
 
-    @numba.njit(fastmath=True, cache=True, parallel=parallel)
+    @compiled
     def rows(x, y):
         for i in numba.prange(x.shape[0]):
             largest = x[i, 0]
@@ -195,7 +199,7 @@ def numba_kernels(parallel):
             for j in range(x.shape[1]):
                 y[i, j] *= scale
 
-    @numba.njit(fastmath=True, cache=True, parallel=parallel)
+    @compiled
     def columns(x, y):
         for strip in numba.prange((x.shape[1] + COLUMN_STRIP - 1) // COLUMN_STRIP):
             first = strip * COLUMN_STRIP
