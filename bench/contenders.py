@@ -1,7 +1,8 @@
 """Who is measured, and how each is called: in the best form it has, with as many threads as the others.
 
 A maker takes a case, its logits and the number of threads, and returns a call without arguments that gives the result,
-or None where the library has nothing of the kind. To measure a new operation, add a maker to `ops` of each contender
+or None where the library has nothing of the kind. What a library only points at is an attribute of the call, so that it
+lives as long. To measure a new operation, add a maker to `ops` of each contender
 that has it.
 """
 
@@ -119,6 +120,7 @@ def onnxruntime_softmax(case, x, threads):
         session.run_with_iobinding(binding)
         return y
 
+    call.keeps = x
     return call
 
 
@@ -265,6 +267,7 @@ def openvino_softmax(case, x, threads):
             request.infer()
             return y
 
+        into.keeps = x
         return into
 
     def new():
