@@ -5,11 +5,13 @@ import gc
 import math
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bench.cases import Case
+from bench.quiet import seconds_of
 from tests.reference import exact_softmax, ulp_error
 
 ORACLES = {"softmax": exact_softmax}
@@ -18,8 +20,10 @@ ORACLE_ELEMENTS = 100_000  # the oracle takes about 0.2 us an element
 TURN_SECONDS = 0.0015  # a turn is as many calls as fit, and at least one
 SITTING_SECONDS = 1.0  # after which no round is begun
 MIN_ROUNDS = 3  # for contenders whose one call takes long
+MIN_GOOD = 2  # turns that nobody disturbed, of each contender
 INTERRUPTED = 1.1  # wall time / CPU time from which on a turn on one core was not left alone
 CLOCK_SECONDS = 20e-6  # beyond what reading the clocks takes
+GAUGE_SECONDS = 0.01  # how long a turn waits for the cores to be at their best
 
 
 # ---- error
@@ -48,48 +52,60 @@ def max_ulp(case, result):
 # ---- time
 
 
-def sitting_seconds(calls, rounds, seed, shared):
-    """{name: [seconds of the case in each round]}. The calls take turns, in an order that depends on the seed.
+def sitting_seconds(calls, rounds, seed, gauge):
+    """({name: [seconds of the case in each round]}, whether too many turns were disturbed). The calls take turns, in an
+    order that depends on the seed.
 
     Each turn starts with calls that are not timed: they fetch the data, and wake the threads. NaN stands where there is
-    nothing to compare: a slow contender has had its share of the time, or another process was given the core for a
-    while (which cannot be told for work that is `shared` among threads).
+    nothing to compare: a slow contender has had its share of the time, the cores were not at their best, or another
+    process was given the core for a while (which cannot be told for work that is shared among threads).
     """
+    shared = gauge.threads > 1
     names = list(calls)
     random.Random(seed).shuffle(names)
-    times = {name: [] for name in names}
+    turns = {name: [] for name in names}
     gc.collect()
     gc.disable()
     try:
-        once = {name: time_once(calls[name]) for name in names}
+        once = {name: seconds_of(calls[name]) for name in names}
         repeats = {name: max(1, int(TURN_SECONDS / once[name])) for name in names}
         warmups = {name: repeats[name] // 4 + 1 if once[name] < 4 * TURN_SECONDS else 0 for name in names}
-        turns = {name: max(MIN_ROUNDS, int(rounds * min(1, 2 * TURN_SECONDS / once[name]))) for name in names}
+        wanted = {name: max(MIN_ROUNDS, int(rounds * min(1, 2 * TURN_SECONDS / once[name]))) for name in names}
         start = time.perf_counter()
         for number in range(rounds):
             if number >= MIN_ROUNDS and time.perf_counter() - start > SITTING_SECONDS:
                 break
             for name in names:
-                if number < turns[name]:
+                if number < wanted[name]:
                     if shared:
                         wait_for_sleep()
-                    times[name].append(time_turn(calls[name], warmups[name], repeats[name]))
+                    turns[name].append(time_turn(calls[name], warmups[name], repeats[name], gauge))
     finally:
         gc.enable()
-    return {
-        name: pad([seconds for seconds, _ in taken] if shared else left_alone(taken), rounds)
-        for name, taken in times.items()
+    good = {
+        name: [gauge.steady(turn.gauge) and (shared or not turn.interrupted) for turn in taken]
+        for name, taken in turns.items()
     }
+    disturbed = any(sum(those) < MIN_GOOD for those in good.values())
+    return {
+        name: [
+            turn.seconds if fine or sum(good[name]) < MIN_GOOD else math.nan
+            for turn, fine in zip(taken, good[name], strict=True)
+        ]
+        + [math.nan] * (rounds - len(taken))
+        for name, taken in turns.items()
+    }, disturbed
 
 
-def time_once(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+@dataclass(frozen=True)
+class Turn:
+    seconds: float  # of the case
+    gauge: float  # the worse of what it said before and after
+    interrupted: bool  # another process was given the core
 
 
-def time_turn(call, warmups, repeats):
-    """(seconds of the case, whether another process was given the core)."""
+def time_turn(call, warmups, repeats, gauge):
+    before = gauge.wait(GAUGE_SECONDS)
     for _ in range(warmups):
         call()
     part, calls = -(-repeats // 8), 0
@@ -102,18 +118,7 @@ def time_turn(call, warmups, repeats):
         calls += part
         seconds = time.perf_counter() - start
     interrupted = seconds > INTERRUPTED * (time.process_time() - cpu) + CLOCK_SECONDS
-    return seconds / (calls * getattr(call, "work", 1)), interrupted
-
-
-def left_alone(turns):
-    """The seconds of turns that were not interrupted, with NaN for the others; of all if hardly any were left alone."""
-    if sum(not interrupted for _, interrupted in turns) < MIN_ROUNDS:
-        return [seconds for seconds, _ in turns]
-    return [math.nan if interrupted else seconds for seconds, interrupted in turns]
-
-
-def pad(values, length):
-    return values + [math.nan] * (length - len(values))
+    return Turn(seconds / (calls * getattr(call, "work", 1)), max(before, gauge()), interrupted)
 
 
 def wait_for_sleep(step=0.001, limit=0.02):

@@ -1,9 +1,12 @@
-"""Whether other processes leave the machine alone. Cores often share an execution unit, a cache or a clock, and what
-another process takes of them changes ratios, not only times."""
+"""Whether others leave the machine alone. Cores often share an execution unit, a cache or a clock, and what another
+process, or another guest of the same machine, takes of them changes ratios, not only times."""
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from bench import yardsticks
 
 STAT = Path("/proc/stat")
 TOLERATED = 0.1  # of a core, on average over a sitting
@@ -41,4 +44,47 @@ def wait_for_quiet(seconds):
         time.sleep(POLL_SECONDS)
         if watch.foreign() <= 2 * TOLERATED:  # the clock of idle_seconds() is coarse
             break
+    return time.perf_counter() - start
+
+
+class Gauge:
+    """How fast the cores are: called, it does the same arithmetic on `threads` of them at once and returns the seconds
+    of the slowest (0 where there is no compiler for it). A core that shares its execution units with another, or
+    whose clock is down, takes up to twice as long."""
+
+    PASSES_ALONE, PASSES_TOGETHER = 20, 1000  # about 8 us; several threads need a while to meet
+    STEADY = 1.1  # times the best of them all
+
+    def __init__(self, threads):
+        self.threads = threads
+        self.best = float("inf")
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self.calls = []
+        if yardsticks.native() is not None:
+            passes = self.PASSES_TOGETHER if self.pool else self.PASSES_ALONE
+            self.calls = [yardsticks.arithmetic("float32", passes)[0] for _ in range(threads)]
+
+    def __call__(self):
+        if self.pool:
+            seconds = list(self.pool.map(seconds_of, self.calls))
+        else:
+            seconds = [seconds_of(call) for call in self.calls]
+        slowest = max(seconds, default=0)
+        self.best = min(self.best, slowest)
+        return slowest
+
+    def steady(self, seconds):
+        return seconds <= self.STEADY * self.best
+
+    def wait(self, limit):
+        """Returns what the gauge says as soon as that is steady, or after `limit` seconds."""
+        end = time.perf_counter() + limit
+        while not self.steady(seconds := self()) and time.perf_counter() < end:
+            pass
+        return seconds
+
+
+def seconds_of(call):
+    start = time.perf_counter()
+    call()
     return time.perf_counter() - start

@@ -12,7 +12,6 @@ import numpy as np
 
 import fastsoftmax as fs
 from bench import contenders
-from bench.quiet import TOLERATED
 from bench.statistics import AGREE, case_ratios, case_times, with_limit
 from bench.worker import cores
 from fastsoftmax import _core
@@ -54,10 +53,10 @@ def new_report(mode, command, settings):
 
 
 def case_record(case, errors, memory, sittings):
-    """What is told of a case. Sittings that other processes disturbed do not count where two others are left."""
-    undisturbed = [sitting for sitting in sittings if sitting["foreign"] <= TOLERATED]
+    """What is told of a case. Disturbed sittings do not count where two others are left."""
+    undisturbed = [sitting for sitting in sittings if not sitting["disturbed"]]
     sittings = undisturbed if len(undisturbed) > 1 else sittings
-    foreign = [sitting["foreign"] for sitting in sittings]
+    disturbed = any(sitting["disturbed"] for sitting in sittings)
     times = [with_limit(sitting["times"]) for sitting in sittings]
     return {
         "name": case.name,
@@ -68,9 +67,10 @@ def case_record(case, errors, memory, sittings):
         "bytes": case.nbytes,
         "errors_ulp": errors,
         "memory": memory,
-        "foreign": foreign,
+        "foreign": [sitting["foreign"] for sitting in sittings],
+        "disturbed": disturbed,
         "seconds": case_times(times),
-        "ratios": case_ratios(times, foreign),
+        "ratios": case_ratios(times, disturbed),
     }
 
 

@@ -77,28 +77,34 @@ def ask_next(worker, queue, asked):
 
 
 def time_all(cases, workers, settings):
-    """{case name: [{"times": of a sitting, "foreign": share of a core that others took meanwhile}, ...]}.
+    """{case name: [{"times": of a sitting, "foreign": share of a core that others took meanwhile, "disturbed": by them,
+    or by cores that were not at their best}, ...]}.
 
-    Only one worker works at a time. A sitting that others disturbed is taken again, after all the others, as long as
-    patience lasts; the least disturbed ones count.
+    Only one worker works at a time. A disturbed sitting is taken again, after all the others, as long as patience
+    lasts; the least disturbed ones count.
     """
     sittings, patience = settings["sittings"], settings["patience"]
     taken = {case.name: [] for case in cases}
     queue = [(sitting, case) for sitting in range(sittings) for case in cases]
-    disturbed = True  # so far nobody knows
+    busy = True  # so far nobody knows
     with tqdm(total=len(queue), unit="case", desc="times", leave=False) as progress:
         for sitting, case in queue:  # which grows
             progress.set_postfix_str(case.name)
-            if disturbed and patience > 0:
+            if busy and patience > 0:
                 patience -= wait_for_quiet(patience)
             watch = Watch()
-            times, cpu = workers[case.threads].ask("sitting", case, settings["rounds"], sitting)
+            times, disturbed, cpu = workers[case.threads].ask("sitting", case, settings["rounds"], sitting)
             foreign = watch.foreign(cpu)
-            taken[case.name].append({"times": times, "foreign": foreign})
-            disturbed = foreign > TOLERATED
+            busy = foreign > TOLERATED
+            disturbed |= busy
+            taken[case.name].append({"times": times, "foreign": foreign, "disturbed": disturbed})
             if disturbed and patience > 0:
                 patience -= time.perf_counter() - watch.start
                 queue.append((sitting, case))
             else:
                 progress.update()
-    return {name: sorted(those, key=lambda one: one["foreign"])[:sittings] for name, those in taken.items()}
+    return {name: sorted(those, key=least_disturbed)[:sittings] for name, those in taken.items()}
+
+
+def least_disturbed(sitting):
+    return sitting["disturbed"], sitting["foreign"]

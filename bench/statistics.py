@@ -7,7 +7,6 @@ import math
 import statistics
 
 from bench.contenders import OURS
-from bench.quiet import TOLERATED
 from bench.yardsticks import COPIES
 
 AGREE = 1.08  # sittings whose largest ratio is at most this many times the smallest
@@ -35,11 +34,8 @@ def case_times(sittings):
     return summary(sittings, lambda sitting, name: median(sitting[name]))
 
 
-def case_ratios(sittings, foreign):
-    """{name: {"sittings": [...], "median": ..., "trusted": ...}}: their time / ours of the same round.
-
-    `foreign` is what other processes took during each sitting, in cores.
-    """
+def case_ratios(sittings, disturbed):
+    """{name: {"sittings": [...], "median": ..., "trusted": ...}}: their time / ours of the same round."""
 
     def ratio(sitting, name):
         return median([their / our for their, our in zip(sitting[name], sitting[OURS], strict=True)])
@@ -47,7 +43,7 @@ def case_ratios(sittings, foreign):
     ratios = summary(sittings, ratio)
     ratios.pop(OURS, None)
     for entry in ratios.values():
-        entry["trusted"] = max(foreign) <= TOLERATED and agree(entry["sittings"], len(sittings))
+        entry["trusted"] = not disturbed and agree(entry["sittings"], len(sittings))
     return ratios
 
 

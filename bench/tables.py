@@ -7,7 +7,7 @@ from bench.report import machine_line, peers, versions_line
 LEGEND = """\
 us is fastsoftmax's time; under the name of another is how many times as long that takes: above 1 we are faster, and "!"
 marks a peer that is faster than we are. "~" marks a ratio that is not to be trusted: its sittings differ by more than
-{percent:.0f} %, or other processes took more than {tolerated:.0f} % of a core.
+{percent:.0f} %, other processes took more than {tolerated:.0f} % of a core, or the cores were slowed from outside.
 limit: the slower of the best plain copy of as many bytes and the arithmetic of our own kernels in L1, as a share of our
 time: 100 % is as fast as can be. memory: the peak of a call beyond its input and a given output, in sizes of the input.
 scipy and jax have no out=: theirs is a new output. Blank: no such thing there."""

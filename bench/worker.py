@@ -89,8 +89,10 @@ def serve(connection, threads):
 class Service:
     def __init__(self, threads):
         from bench import contenders
+        from bench.quiet import Gauge
 
         self.threads = threads
+        self.gauge = Gauge(threads)
         self.contenders = contenders.installed()
         self.failures = {}  # (contender, case): what it raised
         for contender in self.contenders:
@@ -127,14 +129,14 @@ class Service:
         return {name: max_ulp(case, call()) for name, call in calls.items()}
 
     def sitting(self, case, rounds, seed):
-        """The times, and the CPU time that taking them took."""
+        """The times, whether too many of the turns were disturbed, and the CPU time that all took."""
         from bench.measure import sitting_seconds
 
         before = time.process_time()
         x = case.logits()
         calls = self.calls(case, x, yardsticks=True)
-        times = sitting_seconds(calls, rounds, seed, shared=self.threads > 1)
-        return times, time.process_time() - before
+        times, disturbed = sitting_seconds(calls, rounds, seed, self.gauge)
+        return times, disturbed, time.process_time() - before
 
     def memory(self, case):
         """{name: bytes at the peak / bytes of the input}."""
