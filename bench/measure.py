@@ -1,9 +1,11 @@
 """What is measured of one case: the error, the times of a sitting, the memory. Runs in a worker (bench/worker.py)."""
 
+import contextlib
 import functools
 import gc
 import math
 import random
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,13 +123,28 @@ def time_turn(call, warmups, repeats, gauge):
     return Turn(seconds / (calls * getattr(call, "work", 1)), max(before, gauge()), interrupted)
 
 
-def wait_for_sleep(step=0.001, limit=0.02):
-    """Returns when this process has used next to no CPU for a step: thread pools spin for a while after their work."""
+def wait_for_sleep(step=0.005, limit=0.05):
+    """Returns when the other threads of this process use next to no CPU: pools spin for up to 30 ms after their work.
+
+    A step is longer than a clock tick, in which the system counts the time of threads that run."""
     for _ in range(int(limit / step)):
-        cpu = time.process_time()
+        before = others_seconds()
         time.sleep(step)
-        if time.process_time() - cpu < step / 4:
+        if others_seconds() - before < step / 5:
             return
+
+
+def others_seconds():
+    """CPU time of the other threads (where the system does not tell, of all)."""
+    tasks = Path("/proc/self/task")
+    if not tasks.exists():
+        return time.process_time()
+    total = 0
+    for task in tasks.iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            if task.name != str(threading.get_native_id()):
+                total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
 
 
 # ---- memory
