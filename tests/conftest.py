@@ -1,10 +1,21 @@
 import contextlib
+import os
+from pathlib import Path
 
 import pytest
 
 from fastsoftmax import _core
 
 USABLE_ISAS = [name for name, usable in _core.isas().items() if usable]
+
+# Under `make asan` the module must be the one that was built for it: another would pass and prove nothing.
+ASAN = "libasan" in os.environ.get("LD_PRELOAD", "")
+assert not ASAN or b"__asan_init" in Path(_core.__file__).read_bytes(), f"{_core.__file__} is not sanitized"
+
+
+def not_under_asan(reason):
+    """Marks a test that AddressSanitizer itself stands in the way of."""
+    return pytest.mark.skipif(ASAN, reason=f"under AddressSanitizer {reason}")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import not_under_asan
 from reference import assert_same_bits
 from toolchains import build_pool, require
 
@@ -233,6 +234,7 @@ print(len(workers()))
 
 
 @LINUX
+@not_under_asan("memory is mapped in terabytes, so no limit on it is met")
 def test_no_thread_can_be_started():
     """Neither for want of memory for its stack, nor for a limit on processes; the caller does the work."""
     assert (

@@ -1,6 +1,9 @@
 """Builds csrc/ with the programs of tests/native/ by each compiler found here, and runs the result.
 
 FSM_REQUIRE_TOOLCHAINS names the toolchains (comma-separated) whose absence is a failure instead of a skip.
+FSM_SANITIZE (any -fsanitize= list) is for the programs that run on this machine, not under an emulator.
+
+    python tests/toolchains.py aarch64-gcc build/driver     builds the driver to stay, and prints how to call it
 """
 
 import ast
@@ -8,6 +11,7 @@ import copy
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,11 +78,14 @@ def build_pool(directory):
 class Driver:
     """The driver as built by one toolchain."""
 
-    def __init__(self, name):
+    def __init__(self, name, directory=None):
         csrc = ROOT / "csrc"
         command, machine, emulator = TOOLCHAINS[name]
-        self._directory = tempfile.TemporaryDirectory(prefix="fastsoftmax-")
-        build = Path(self._directory.name)
+        if directory is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="fastsoftmax-")
+            directory = self._temporary.name
+        build = Path(directory)
+        build.mkdir(parents=True, exist_ok=True)
         flags = {f"isa/{isa}.c": extra for isa, extra in isa_flags(machine).items()}
         if machine == "aarch64":
             flags["isa/sve.c"] = SVE_FLAGS
@@ -86,6 +93,11 @@ class Driver:
         sources |= {ROOT / source: [] for source in [*setup_table("PORTABLE_SOURCES"), "tests/native/driver.c"]}
         probe = f'-DFSM_PROBE="{ROOT / "tests/native/probe.h"}"'
         common = [*command, "-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", probe, f"-I{csrc}"]
+        link = [*command]
+        if (sanitizers := os.environ.get("FSM_SANITIZE")) and not emulator:  # the flags of setup.py
+            common += ["-O1", "-g", "-DFSM_KEEP_FUNCTIONS=", "-fno-omit-frame-pointer"]
+            common += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+            link += [f"-fsanitize={sanitizers}"]
 
         def compile_one(item):
             source, extra = item
@@ -96,7 +108,7 @@ class Driver:
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compile_one, sources.items()))
-        subprocess.run([*command, *objects, "-lm", "-lpthread", "-o", str(build / "driver")], check=True)
+        subprocess.run([*link, *objects, "-lm", "-lpthread", "-o", str(build / "driver")], check=True)
         self._command = [*emulator, *(EMULATED_CPU if emulator else []), str(build / "driver")]
 
     def on(self, emulator):
@@ -130,3 +142,7 @@ class Driver:
             np.int64(n).tobytes() + b"".join(np.asarray(v, dtype).tobytes() for v in abc) for n, *abc in records
         )
         return self._call("vec", function, isa, f"f{dtype.itemsize * 8}", 128 // dtype.itemsize, data=data)
+
+
+if __name__ == "__main__":
+    print(*Driver(*sys.argv[1:])._command)
