@@ -1,6 +1,9 @@
 """The rules of the house, as far as reading files can check them."""
 
 import re
+import subprocess
+import tomllib
+from fnmatch import fnmatch
 
 import pytest
 from toolchains import ROOT, isa_flags
@@ -120,3 +123,59 @@ def test_no_leftovers():
 def test_no_fast_math_and_no_native_anywhere():
     for path in [ROOT / "setup.py", ROOT / "pyproject.toml", *ALL_C]:
         assert not re.search(r"fast-math|march=native|/fp:fast", path.read_text()), path
+
+
+# ---- the tools around it
+
+
+def tracked_files():
+    """Every text file in the repository, those that git ignores aside."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [path for name in listing.stdout.splitlines() if (path := ROOT / name).suffix not in (".png", ".npz")]
+
+
+def test_text_files_keep_editorconfig():
+    """Here, as some editors do not read it: UTF-8, LF, a last newline, no blanks at the end of a line, tabs only where
+    make wants them, no line above 120 but in Markdown."""
+    for path in tracked_files():
+        text = path.read_bytes().decode()
+        assert not text or (text.endswith("\n") and not text.endswith("\n\n")), path
+        for number, line in enumerate(text.split("\n"), 1):
+            where = f"{path}:{number}"
+            assert line == line.rstrip(), where
+            assert "\t" not in line.removeprefix("\t" if path.name == "Makefile" else ""), where
+            assert len(line) <= 120 or path.suffix == ".md", where
+
+
+def test_hooks_are_the_checks_of_the_makefile():
+    checks = re.search(r"^CHECKS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1).split()
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"- id: (\S+)", hooks) == checks
+    assert re.findall(r"entry: make --silent check-(\S+)", hooks) == checks
+    assert "make --keep-going check\n" in (ROOT / ".ci/run").read_text()
+
+
+def test_the_sdist_has_what_building_and_testing_need():
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    grafted = re.findall(r"^graft (\S+)", manifest, re.MULTILINE)
+    included = [name for line in re.findall(r"^include (.*)$", manifest, re.MULTILINE) for name in line.split()]
+    implied = ["fastsoftmax/*.py", "fastsoftmax/*.pyi", "fastsoftmax/py.typed"]
+    implied += ["pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"]  # by setuptools
+    for path in tracked_files():
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith(".") and name.split("/")[0] not in grafted:
+            assert any(fnmatch(name, pattern) for pattern in included + implied), name
+
+
+def test_every_formatter_is_pinned():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for formatter in ("clang-format", "ruff"):
+        assert any(requirement.startswith(f"{formatter}==") for requirement in extras["dev"])
