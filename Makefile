@@ -88,14 +88,15 @@ asan:  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer (5 min
 tsan:  ## the thread pool under ThreadSanitizer
 	FSM_REQUIRE_TOOLCHAINS=gcc pytest tests/test_threads.py -k thread_sanitizer $(ARGS)
 
-# ---- the whole
+# ---- the rest
 
+# A debug build in build/coverage, beside the normal one.
 .PHONY: coverage
 coverage:  ## which lines of csrc/ the tests run, as build/coverage/index.html
 	rm -rf build/coverage build/temp.*
 	FSM_COVERAGE=1 pip install --quiet --no-deps --target build/coverage .
-	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/coverage pytest tests --ignore tests/test_native.py $(ARGS)
-	gcovr --root . --filter csrc/ --html-details build/coverage/index.html --print-summary build
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/coverage pytest tests --ignore tests/test_native.py -k "not sanitizer" $(ARGS)
+	gcovr --filter csrc/ --html-details build/coverage/index.html --print-summary build/temp.*/csrc
 
 .PHONY: ci
 ci:  ## everything that guards main, in fresh environments

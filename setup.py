@@ -84,7 +84,8 @@ class BuildExt(build_ext):
             flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
             link_flags += [f"-fsanitize={sanitizers}"]
         if os.environ.get("FSM_COVERAGE"):
-            flags += ["--coverage", "-O0"]
+            # atomic: several threads count.
+            flags += ["--coverage", "-fprofile-update=atomic", "-O1", "-DFSM_KEEP_FUNCTIONS="]
             link_flags += ["--coverage"]
         return flags, link_flags
 
