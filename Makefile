@@ -95,7 +95,8 @@ tsan:  ## the thread pool under ThreadSanitizer
 coverage:  ## which lines of csrc/ the tests run, as build/coverage/index.html
 	rm -rf build/coverage build/temp.*
 	FSM_COVERAGE=1 pip install --quiet --no-deps --target build/coverage .
-	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/coverage pytest tests --ignore tests/test_native.py -k "not sanitizer" $(ARGS)
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/coverage \
+	    pytest tests --ignore tests/test_native.py -k "not sanitizer" $(ARGS)
 	gcovr --filter csrc/ --html-details build/coverage/index.html --print-summary build/temp.*/csrc
 
 .PHONY: ci
