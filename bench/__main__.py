@@ -32,10 +32,10 @@ def main(arguments=None):
     modes.add_argument("--full", dest="mode", action="store_const", const="full", help="every case")
     parser.set_defaults(mode="quick")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with TEXT in their name")
-    parser.add_argument("--rounds", type=int, default=11, help="rounds a sitting (default: 11)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds a sitting (default: 9)")
     parser.add_argument("--sittings", type=int, default=3, help="passes over the cases (default: 3)")
     parser.add_argument(
-        "--patience", type=float, default=20, metavar="S", help="seconds for what others disturb (default: 20)"
+        "--patience", type=float, default=10, metavar="S", help="seconds for what others disturb (default: 10)"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where to write <mode>.json")
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")

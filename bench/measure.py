@@ -20,7 +20,7 @@ ORACLES = {"softmax": exact_softmax}
 ORACLE_ELEMENTS = 100_000  # the oracle takes about 0.2 us an element
 
 TURN_SECONDS = 0.0015  # a turn is as many calls as fit, and at least one
-SITTING_SECONDS = 1.0  # after which no round is begun
+SITTING_SECONDS = 0.6  # after which no round is begun
 MIN_ROUNDS = 3  # for contenders whose one call takes long
 MIN_GOOD = 2  # turns that nobody disturbed, of each contender
 INTERRUPTED = 1.1  # wall time / CPU time from which on a turn on one core was not left alone

@@ -3,7 +3,6 @@ process, or another guest of the same machine, takes of them changes ratios, not
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench import yardsticks
@@ -49,32 +48,31 @@ def wait_for_quiet(seconds):
 
 class Gauge:
     """How fast the cores are: called, it does the same arithmetic on `threads` of them at once and returns the seconds
-    of the slowest (0 where there is no compiler for it). A core that shares its execution units with another, or
-    whose clock is down, takes up to twice as long."""
+    (0 where there is no compiler for it). A core that shares its execution units with another, or whose clock is
+    down, takes up to twice as long."""
 
-    PASSES_ALONE, PASSES_TOGETHER = 20, 1000  # about 8 us; several threads need a while to meet
-    STEADY = 1.1  # times the best of them all
+    # Times the best of them all, which is a lucky one; several threads have to meet first.
+    STEADY_ALONE, STEADY_TOGETHER = 1.15, 1.3
 
     def __init__(self, threads):
         self.threads = threads
+        self.tolerated = self.STEADY_ALONE if threads == 1 else self.STEADY_TOGETHER
         self.best = float("inf")
-        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
-        self.calls = []
+        self.call = None
         if yardsticks.native() is not None:
-            passes = self.PASSES_TOGETHER if self.pool else self.PASSES_ALONE
-            self.calls = [yardsticks.arithmetic("float32", passes)[0] for _ in range(threads)]
+            # 8 us; several threads need a while to meet.
+            self.call, _ = yardsticks.arithmetic("float32", 1 if threads == 1 else 30 * threads, threads)
 
     def __call__(self):
-        if self.pool:
-            seconds = list(self.pool.map(seconds_of, self.calls))
-        else:
-            seconds = [seconds_of(call) for call in self.calls]
-        slowest = max(seconds, default=0)
-        self.best = min(self.best, slowest)
-        return slowest
+        seconds = 0
+        if self.call:
+            self.call()  # wakes threads, and fills L1
+            seconds = seconds_of(self.call)
+        self.best = min(self.best, seconds)
+        return seconds
 
     def steady(self, seconds):
-        return seconds <= self.STEADY * self.best
+        return seconds <= self.tolerated * self.best
 
     def wait(self, limit):
         """Returns what the gauge says as soon as that is steady, or after `limit` seconds."""

@@ -54,6 +54,7 @@ def new_report(mode, command, settings):
 
 def case_record(case, errors, memory, sittings):
     """What is told of a case. Disturbed sittings do not count where two others are left."""
+    expected = len(sittings)
     undisturbed = [sitting for sitting in sittings if not sitting["disturbed"]]
     sittings = undisturbed if len(undisturbed) > 1 else sittings
     disturbed = any(sitting["disturbed"] for sitting in sittings)
@@ -70,7 +71,7 @@ def case_record(case, errors, memory, sittings):
         "foreign": [sitting["foreign"] for sitting in sittings],
         "disturbed": disturbed,
         "seconds": case_times(times),
-        "ratios": case_ratios(times, disturbed),
+        "ratios": case_ratios(times, expected, disturbed),
     }
 
 

@@ -9,7 +9,7 @@ import statistics
 from bench.contenders import OURS
 from bench.yardsticks import COPIES
 
-AGREE = 1.08  # sittings whose largest ratio is at most this many times the smallest
+AGREE = 1.05  # sittings whose largest ratio is at most this many times the smallest
 
 
 def median(values):
@@ -34,8 +34,10 @@ def case_times(sittings):
     return summary(sittings, lambda sitting, name: median(sitting[name]))
 
 
-def case_ratios(sittings, disturbed):
-    """{name: {"sittings": [...], "median": ..., "trusted": ...}}: their time / ours of the same round."""
+def case_ratios(sittings, expected, disturbed=False):
+    """{name: {"sittings": [...], "median": ..., "trusted": ...}}: their time / ours of the same round.
+
+    Trusted are those of which all the `expected` sittings agree, if none of them was disturbed."""
 
     def ratio(sitting, name):
         return median([their / our for their, our in zip(sitting[name], sitting[OURS], strict=True)])
@@ -43,7 +45,7 @@ def case_ratios(sittings, disturbed):
     ratios = summary(sittings, ratio)
     ratios.pop(OURS, None)
     for entry in ratios.values():
-        entry["trusted"] = not disturbed and agree(entry["sittings"], len(sittings))
+        entry["trusted"] = not disturbed and agree(entry["sittings"], expected)
     return ratios
 
 

@@ -46,6 +46,20 @@ def error_table(report):
     ]
 
 
+def worst_error_table(report):
+    """The largest error of each dtype, over all inputs."""
+    names = [OURS, *peers(report)]
+    rows = []
+    for dtype in dict.fromkeys(case["dtype"] for case in report["cases"]):
+        inputs = {case["input"]: case["errors_ulp"] for case in report["cases"] if case["dtype"] == dtype}
+        worst = {
+            name: max((errors[name] for errors in inputs.values() if name in errors), default=None) for name in names
+        }
+        cells = ["" if worst[name] is None else three_digits(worst[name]) for name in names]
+        rows.append([f"{dtype}, worst of {len(inputs)} inputs", *cells])
+    return ["", *names], rows
+
+
 def memory_table(report):
     names = [OURS, *peers(report)]
     return ["case", *names], [

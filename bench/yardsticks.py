@@ -12,7 +12,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from tests.toolchains import ROOT, isa_flags
 
 NATIVE = Path(__file__).parent / "native"
 CHUNK = {"float32": 2048, "float64": 1024}  # with its output, 16 KB: in any L1
+PASSES = 20  # of native/yardsticks.c
 NEW_PAGES = 1 << 20  # from this many bytes on, a new output is memory that is new to the process
 SMALL = 10000  # elements up to which np.exp is of interest
 
@@ -40,34 +40,22 @@ def native():
     if command is None or os.name != "posix":
         return None
     library = ROOT / f"build/bench/{isa}.so"
-    sources = [ROOT / f"csrc/isa/{isa}.c", NATIVE / "copy.c"]
+    sources = [ROOT / f"csrc/isa/{isa}.c", ROOT / "csrc/threads.c", NATIVE / "yardsticks.c"]
     newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").rglob("*.[chd]*"), *NATIVE.iterdir()])
     if not library.exists() or library.stat().st_mtime < newest:
         library.parent.mkdir(parents=True, exist_ok=True)
         partial = library.with_suffix(f".{os.getpid()}")
         flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", *isa_flags(machine)[isa]]
         probe = f'-DFSM_PROBE="{NATIVE / "floor.h"}"'
-        subprocess.run(
-            [*command, *flags, probe, f"-I{ROOT / 'csrc'}", *map(str, sources), "-lm", "-o", str(partial)], check=True
-        )
+        flags += [probe, f"-I{ROOT / 'csrc'}", *map(str, sources), "-lm", "-lpthread", "-o", str(partial)]
+        subprocess.run([*command, *flags], check=True)
         os.replace(partial, library)
     return ctypes.CDLL(str(library))
-
-
-def call_c(function, y, x, n, times):
-    function(
-        ctypes.c_void_p(y.ctypes.data), ctypes.c_void_p(x.ctypes.data), ctypes.c_ssize_t(n), ctypes.c_ssize_t(times)
-    )
 
 
 def with_work(call, work):
     call.work = work
     return call
-
-
-@functools.cache
-def pool(threads):
-    return ThreadPoolExecutor(threads)
 
 
 def numpy_copyto(case, x, threads):
@@ -93,53 +81,49 @@ def numpy_exp(case, x, threads):
     return lambda: np.exp(x)
 
 
-def c_copy(name):
-    """A maker of copies by the C function `name`, shared by the threads where there are several."""
+def pointer(array):
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def c_copy(past_caches):
+    """A maker of copies in C, shared by the threads where there are several."""
 
     def maker(case, x, threads):
         if native() is None:
             return None
-        function, n = getattr(native(), name), case.nbytes
+        n = case.nbytes
         source = np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8)
         target = np.empty(n, np.uint8)
-        share = -(-n // threads // 4096) * 4096 if threads > 1 else n
-        shares = [slice(first, min(first + share, n)) for first in range(0, n, share)]
 
         def copy(y, times):
-            if threads == 1:
-                call_c(function, y, source, n, times)
-                return
-            jobs = [
-                pool(threads).submit(call_c, function, y[part], source[part], part.stop - part.start, times)
-                for part in shares
-            ]
-            for job in jobs:
-                job.result()
+            native().bench_copy(
+                pointer(y), pointer(source), ctypes.c_ssize_t(n), ctypes.c_ssize_t(times), past_caches, threads
+            )
 
         if not case.out and n >= NEW_PAGES:
             return lambda: copy(np.empty(n, np.uint8), 1)
-        times = max(1, (threads * 4_000_000) // n)  # so that the call itself and the threads' start do not count
+        times = max(1, 1_000_000 // n)  # so that the call itself does not count
         return with_work(lambda: copy(target, times), times)
 
     return maker
 
 
-def arithmetic(dtype, passes):
-    """A call that does the arithmetic of a softmax in L1, and for how many elements."""
+def arithmetic(dtype, units, threads):
+    """A call that does the arithmetic of a softmax in L1 on so many threads, and for how many elements."""
     n = CHUNK[dtype]
     x = np.random.default_rng(0).standard_normal(n, dtype=dtype) * 4
-    y = np.empty_like(x)
-    function = getattr(native(), f"fsm_floor_f{x.itemsize * 8}_{_core.active_isa()}")
-    return lambda: call_c(function, x, y, n, passes), passes * n
+    one = getattr(native(), f"fsm_floor_f{x.itemsize * 8}_{_core.active_isa()}")
+    work = native().bench_floor
+    return lambda: work(one, pointer(x), ctypes.c_ssize_t(n), ctypes.c_ssize_t(units), threads), units * PASSES * n
 
 
 def floor(case, x, threads):
-    """Seconds of arithmetic for the elements of the case, if the threads shared it without loss."""
+    """The arithmetic for the elements of the case."""
     if native() is None:
         return None
-    call, elements = arithmetic(case.dtype, 100)
-    return with_work(call, elements * threads / case.elements)
+    call, elements = arithmetic(case.dtype, 5 if threads == 1 else 40 * threads, threads)
+    return with_work(call, elements / case.elements)
 
 
-COPIES = {"copy": c_copy("bench_copy"), "streaming copy": c_copy("bench_stream")}
+COPIES = {"copy": c_copy(0), "streaming copy": c_copy(1)}
 YARDSTICKS = {"np.copyto": numpy_copyto, "np.exp": numpy_exp, **COPIES, "floor": floor}

@@ -99,14 +99,25 @@ def test_workers_start_when_they_are_needed():
     assert run_python("fs.softmax(x.reshape(2, -1), num_threads=9); print(len(workers()))") == "1"  # two rows
 
 
+def run_pool(program, *arguments):
+    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
+    done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, ""), arguments
+
+
 @UNIX
 def test_units_are_computed_once_under_thread_sanitizer(tmp_path):
     require("gcc")
-    program = build_pool(tmp_path)
-    environment = {**os.environ, "TSAN_OPTIONS": "die_after_fork=0 halt_on_error=1"}
-    for arguments in (["callers", "1"], ["callers", "8"], ["fork"], ["exit"], ["rounding"]):
-        done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stderr) == (0, ""), arguments
+    program = build_pool(tmp_path, "-fsanitize=thread")
+    for arguments in (["callers", "1"], ["callers", "8"], ["exit"], ["rounding"]):
+        run_pool(program, *arguments)
+
+
+@UNIX
+def test_units_are_computed_once_in_children_of_a_busy_process(tmp_path):
+    """Not under ThreadSanitizer, which has no threads in the child of a process that had several."""
+    require("gcc")
+    run_pool(build_pool(tmp_path), "fork")
 
 
 # ---- many callers
@@ -268,6 +279,24 @@ print(open(f"/proc/self/task/{worker}/status").read())
     blocked = int(re.search(r"SigBlk:\s*(\w+)", run_python(code)).group(1), 16)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1):
         assert blocked >> (number - 1) & 1
+
+
+@LINUX
+def test_workers_stay_off_the_callers_cpu():
+    assert (
+        run_python("""
+def allowed(task):
+    return os.sched_getaffinity(task)
+
+fs.softmax(x, num_threads=3)
+mine = allowed(0)
+for worker in workers():
+    assert allowed(worker) <= mine
+    assert len(allowed(worker)) == max(1, len(mine) - 1), (allowed(worker), mine)
+print(len(workers()))
+""")
+        == "2"
+    )
 
 
 # ---- control

@@ -66,12 +66,12 @@ def isa_flags(machine):
     return {**setup_table("ISA_FLAGS")[machine], **{isa: [] for isa in setup_table("PORTABLE_ISAS")}}
 
 
-def build_pool(directory):
-    """tests/native/pool.c under ThreadSanitizer; the path of the program."""
+def build_pool(directory, *flags):
+    """tests/native/pool.c; the path of the program."""
     program = Path(directory) / "pool"
     sources = [ROOT / "tests/native/pool.c", ROOT / "csrc/threads.c"]
-    flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=thread", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([*TOOLCHAINS["gcc"][0], *flags, *sources, "-lm", "-lpthread", "-o", program], check=True)
+    common = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
+    subprocess.run([*TOOLCHAINS["gcc"][0], *common, *flags, *sources, "-lm", "-lpthread", "-o", program], check=True)
     return program
 
 

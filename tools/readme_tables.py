@@ -27,8 +27,13 @@ def markdown(header, rows):
 
 
 def accuracy(report):
+    worst_header, worst = tables.worst_error_table(report)
     header, rows = tables.error_table(report)
-    return markdown(header, rows)
+    return f"{markdown(worst_header, worst)}\n\n{details('Every input', header, rows)}"
+
+
+def details(title, header, rows):
+    return f"<details><summary>{title}</summary>\n\n{markdown(header, rows)}\n\n</details>"
 
 
 def benchmark(report):
@@ -41,7 +46,7 @@ def benchmark(report):
     for threads, title in (("1", "One thread"), ("all", f"All {report['machine']['cores']} threads")):
         header, rows = tables.time_table(report, threads)
         if rows:
-            parts.append(f"<details><summary>{title}: the numbers</summary>\n\n{markdown(header, rows)}\n\n</details>")
+            parts.append(details(f"{title}: the numbers", header, rows))
     parts.append(tables.legend(report))
     return "\n\n".join(parts)
 
