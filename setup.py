@@ -73,8 +73,8 @@ class BuildExt(build_ext):
         if msvc:
             return ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise", "/W3"], []
         # -ffp-contract=off: a*b + c is two roundings; where one is meant, the code says fma.
-        flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0"]
-        link_flags = []
+        flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0", "-pthread"]
+        link_flags = ["-pthread"]
         sanitizers = os.environ.get("FSM_SANITIZE")
         if os.environ.get("FSM_DEBUG") or sanitizers:
             # One function a line of vec.h, to step through; and inlined, with every load checked, isa/avx2.c takes

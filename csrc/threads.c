@@ -10,8 +10,8 @@
  * have been its range done.
  *
  * A worker without a job spins for SPIN_NANOSECONDS, then sleeps. Workers start when they are first needed, are
- * detached, take no signals, and never end: the process takes them along. The child of a fork has none of them and
- * leaves the parent's pool behind, in whatever state it is, for a new one. */
+ * detached, leave signals to the threads that were there, and never end: the process takes them along. The child of a
+ * fork has none of them and leaves the parent's pool behind, in whatever state it is, for a new one. */
 #if defined(__linux__)
 #define _GNU_SOURCE /* sched_getaffinity, pthread_setname_np */
 #endif
@@ -40,6 +40,9 @@
 
 /* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. */
 #define MIN_STRIPS 4
+
+/* With more workers than this there is nearly always an idle CPU, and place_workers takes a system call for each. */
+#define MOST_PLACED 8
 
 /* ---- the two systems */
 
@@ -94,14 +97,17 @@ int fsm_cpu_count(void) {
     if (GetProcessAffinityMask(GetCurrentProcess(), &process, &system))
         for (; process; process &= process - 1)
             count++;
+    if (count == 0) /* in several groups of processors */
+        count = (int)GetActiveProcessorCount(ALL_PROCESSOR_GROUPS);
     return count ? count : 1;
 }
 
 typedef HANDLE thread;
 typedef char cpu_mask;
 
-static void mask_besides_this(cpu_mask *mask) {
-    *mask = 0;
+static bool mask_besides_this(cpu_mask *mask) {
+    (void)mask;
+    return false;
 }
 
 static void set_mask(thread t, const cpu_mask *mask) {
@@ -192,12 +198,14 @@ typedef pthread_t thread;
 
 typedef cpu_set_t cpu_mask;
 
-/* The CPUs that the calling thread may run on, without the one that it is on, if there are others. */
-static void mask_besides_this(cpu_mask *mask) {
+/* The CPUs that the calling thread may run on, without the one that it is on; false if there are none. */
+static bool mask_besides_this(cpu_mask *mask) {
     CPU_ZERO(mask);
     const int here = sched_getcpu();
-    if (sched_getaffinity(0, sizeof *mask, mask) == 0 && here >= 0 && here < CPU_SETSIZE && CPU_COUNT(mask) > 1)
-        CPU_CLR(here, mask);
+    if (sched_getaffinity(0, sizeof *mask, mask) != 0 || here < 0 || here >= CPU_SETSIZE)
+        return false;
+    CPU_CLR(here, mask);
+    return CPU_COUNT(mask) > 0;
 }
 
 static void set_mask(thread t, const cpu_mask *mask) {
@@ -208,8 +216,9 @@ static void set_mask(thread t, const cpu_mask *mask) {
 
 typedef char cpu_mask;
 
-static void mask_besides_this(cpu_mask *mask) {
-    *mask = 0;
+static bool mask_besides_this(cpu_mask *mask) {
+    (void)mask;
+    return false;
 }
 
 static void set_mask(thread t, const cpu_mask *mask) {
@@ -228,12 +237,16 @@ static void *worker_main(void *pool) {
 
 static bool start_worker(void *pool, thread *t) {
     pthread_attr_t detached;
-    sigset_t all, before;
+    sigset_t others, before;
     if (pthread_attr_init(&detached) != 0)
         return false;
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* All but those that a thread's own instructions raise: a handler of the program's may have to see them. */
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    sigfillset(&others);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        sigdelset(&others, own[i]);
+    pthread_sigmask(SIG_SETMASK, &others, &before);
     bool started = pthread_create(t, &detached, worker_main, pool) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&detached);
@@ -305,6 +318,7 @@ typedef struct {
     split work;
     int threads;
     int rounding; /* the caller's mode: no bit may depend on who computes a unit */
+    bool wake;    /* worth waking workers for */
 
     /* Read and written by the caller that has the pool. */
     int started; /* workers */
@@ -313,18 +327,19 @@ typedef struct {
     cpu_mask mask; /* where the first `placed` of them may run */
     int placed;
     int64_t last_end;
-    atomic_bool spins;
+
     atomic_int numbered; /* workers that have taken a number */
+    atomic_bool spins;   /* workers may */
 
     mutex mutex; /* for sleeping only */
     condition job_opened, workers_left;
     atomic_bool caller_sleeps;
 
-    char apart_1[64]; /* the following change often, each on a cache line of its own */
+    char apart_1[128]; /* the following change often, each on a cache line of its own */
     atomic_int sleepers;
-    char apart_2[64];
+    char apart_2[128];
     atomic_uint_least32_t gate;
-    char apart_3[64];
+    char apart_3[128];
     range ranges[FSM_MAX_THREADS]; /* as many as the job has threads */
 } pool;
 
@@ -342,8 +357,10 @@ static pool *get_pool(void) {
     pool *existing = atomic_load_explicit(&the_pool, memory_order_acquire);
     if (existing)
         return existing;
-    if (!atomic_exchange(&expecting_forks, true))
+    if (!atomic_load(&expecting_forks)) { /* twice does no harm; a pool without it would */
         expect_forks();
+        atomic_store(&expecting_forks, true);
+    }
     pool *made = calloc(1, sizeof *made);
     if (!made)
         return NULL;
@@ -398,7 +415,7 @@ static bool enter(pool *p) {
     while (gate & SEATS)
         if (atomic_compare_exchange_weak(&p->gate, &gate, gate - SEAT + WORKER)) {
             /* The caller woke one at most; each wakes the next. */
-            if (((gate - SEAT) & SEATS) && atomic_load(&p->sleepers) > 0)
+            if (p->wake && ((gate - SEAT) & SEATS) && atomic_load(&p->sleepers) > 0)
                 signal_to(p, &p->job_opened);
             return true;
         }
@@ -456,15 +473,11 @@ static void work(void *argument) {
 
 /* As many workers as `wanted`, if the system gives them. */
 static int start_workers(pool *p, int wanted) {
-    if (p->started < wanted && !p->full) {
-        while (p->started < wanted && !p->full)
-            if (start_worker(p, &p->workers[p->started]))
-                p->started++;
-            else
-                p->full = true;
-        /* One that spins where there is no CPU for it holds up those who work. */
-        atomic_store_explicit(&p->spins, p->started < fsm_cpu_count(), memory_order_relaxed);
-    }
+    while (p->started < wanted && !p->full)
+        if (start_worker(p, &p->workers[p->started]))
+            p->started++;
+        else
+            p->full = true; /* is not asked again */
     return p->started < wanted ? p->started : wanted;
 }
 
@@ -473,7 +486,8 @@ static int start_workers(pool *p, int wanted) {
  * then takes 0.25 to 0.32 ms instead of 0.15 (Linux 6.18, Zen 5). */
 static void place_workers(pool *p) {
     cpu_mask mask;
-    mask_besides_this(&mask);
+    if (p->started > MOST_PLACED || !mask_besides_this(&mask))
+        return;
     if (memcmp(&mask, &p->mask, sizeof mask) != 0) {
         p->mask = mask;
         p->placed = 0;
@@ -482,10 +496,10 @@ static void place_workers(pool *p) {
         set_mask(p->workers[p->placed], &p->mask);
 }
 
-static void open_gate(pool *p, int seats, bool wake) {
+static void open_gate(pool *p, int seats) {
     atomic_store(&p->gate, (uint_least32_t)seats * SEAT);
     const int asleep = atomic_load(&p->sleepers);
-    if (wake && asleep > 0 && p->started - asleep < seats)
+    if (p->wake && asleep > 0 && p->started - asleep < seats)
         signal_to(p, &p->job_opened);
 }
 
@@ -507,13 +521,16 @@ static void share(pool *p, fsm_kernel *kernel, const fsm_args *args, split work,
     p->work = work;
     p->threads = threads;
     p->rounding = fegetround();
+    p->wake = wake;
+    /* A worker that spins where there is no CPU for it holds up those who work. */
+    atomic_store_explicit(&p->spins, helpers < fsm_cpu_count(), memory_order_relaxed);
     place_workers(p);
     for (int i = 0; i < threads; i++) {
         const uint64_t first = (uint64_t)(work.blocks * i / threads);
         const uint64_t end = (uint64_t)(work.blocks * (i + 1) / threads);
         atomic_store_explicit(&p->ranges[i].blocks, first * FIRST + end, memory_order_relaxed);
     }
-    open_gate(p, helpers, wake);
+    open_gate(p, helpers);
     take_blocks(p, 0);
     close_gate(p);
 }

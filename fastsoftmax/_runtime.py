@@ -3,21 +3,24 @@
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from fastsoftmax import _check, _core
 
+_initial_threads = 0  # FASTSOFTMAX_NUM_THREADS; 0: as many as there are CPUs
 
-def set_num_threads(n: int) -> None:
+
+def set_num_threads(n: int | None) -> None:
     """Let every later call of this process share its work among up to `n` threads, the calling one included.
 
     Parameters
     ----------
-    n : int
-        From 1 to 1024. 1 means that no call uses any thread but its own.
+    n : int or None
+        From 1 to 1024. 1 means that no call uses any thread but its own. None is the number that the process started
+        with, which follows the CPUs that the calling thread may run on: see `get_num_threads`.
 
     Raises
     ------
@@ -31,13 +34,12 @@ def set_num_threads(n: int) -> None:
     Examples
     --------
     >>> import fastsoftmax as fs
-    >>> before = fs.get_num_threads()
     >>> fs.set_num_threads(1)
     >>> fs.get_num_threads()
     1
-    >>> fs.set_num_threads(before)
+    >>> fs.set_num_threads(None)
     """
-    _core.set_num_threads(_check.num_threads(n))
+    _core.set_num_threads(_initial_threads if n is None else _check.num_threads(n))
 
 
 def get_num_threads() -> int:
@@ -67,8 +69,7 @@ def get_num_threads() -> int:
     return _core.num_threads()
 
 
-@contextmanager
-def num_threads(n: int) -> Iterator[None]:
+def num_threads(n: int) -> AbstractContextManager[None]:
     """Let the calls of this thread (or asynchronous task) inside the block share their work among up to `n` threads.
 
     Parameters
@@ -88,7 +89,12 @@ def num_threads(n: int) -> Iterator[None]:
     >>> with fs.num_threads(1):
     ...     y = fs.softmax(np.zeros((1000, 1000)))
     """
-    token = _core.context_threads.set(_check.num_threads(n))
+    return _in_context(_check.num_threads(n))
+
+
+@contextmanager
+def _in_context(threads: int) -> Iterator[None]:
+    token = _core.context_threads.set(threads)
     try:
         yield
     finally:
@@ -129,7 +135,8 @@ def _cgroup_quota(root: Path = Path("/")) -> float:
             if controllers == "":  # version 2
                 base = root / "sys/fs/cgroup"
             elif "cpu" in controllers.split(","):
-                base = root / "sys/fs/cgroup" / controllers
+                mounts = [root / "sys/fs/cgroup" / name for name in ("cpu", "cpu,cpuacct", controllers)]
+                base = next((mount for mount in mounts if mount.exists()), mounts[0])
             else:
                 continue
             group = base / path.lstrip("/")
@@ -156,12 +163,14 @@ def _quota_of(group: Path) -> float:
 def _read_environment() -> None:
     if isa := os.environ.get("FASTSOFTMAX_ISA"):
         _core.activate_isa(_check.isa(isa, _core.isas()))
+    global _initial_threads
     if threads := os.environ.get("FASTSOFTMAX_NUM_THREADS"):
-        _core.set_num_threads(_check.threads_variable(threads))
+        _initial_threads = _check.threads_variable(threads)
+        _core.set_num_threads(_initial_threads)
     limits = [_core.MAX_THREADS]
     if math.isfinite(quota := _cgroup_quota()):
         limits.append(max(1, math.ceil(quota)))
-    # OMP_NUM_THREADS may list a number for each level of nesting; what OpenMP ignores is ignored here.
+    # OMP_NUM_THREADS may list a number for each level of nesting; what is no number is ignored, as by OpenMP.
     outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if outermost.isdecimal() and int(outermost) > 0:
         limits.append(int(outermost))
