@@ -1,10 +1,14 @@
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from fastsoftmax import _core
+
+# bench and tools; last, so that the package under test is the one that was installed.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 USABLE_ISAS = [name for name, usable in _core.isas().items() if usable]
 
