@@ -103,18 +103,6 @@ int fsm_cpu_count(void) {
 }
 
 typedef HANDLE thread;
-typedef char cpu_mask;
-
-static bool mask_besides_this(cpu_mask *mask) {
-    (void)mask;
-    return false;
-}
-
-static void set_mask(thread t, const cpu_mask *mask) {
-    (void)t;
-    (void)mask;
-}
-
 static void work(void *pool);
 
 static DWORD WINAPI worker_main(void *pool) {
@@ -194,6 +182,37 @@ int fsm_cpu_count(void) {
 
 typedef pthread_t thread;
 
+static void work(void *pool);
+
+static void *worker_main(void *pool) {
+    work(pool);
+    return NULL;
+}
+
+static bool start_worker(void *pool, thread *t) {
+    pthread_attr_t detached;
+    sigset_t others, before;
+    if (pthread_attr_init(&detached) != 0)
+        return false;
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    /* All but those that a thread's own instructions raise: a handler of the program's may have to see them. */
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    sigfillset(&others);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        sigdelset(&others, own[i]);
+    pthread_sigmask(SIG_SETMASK, &others, &before);
+    bool started = pthread_create(t, &detached, worker_main, pool) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&detached);
+#if defined(__linux__)
+    if (started)
+        pthread_setname_np(*t, "fastsoftmax");
+#endif
+    return started;
+}
+
+#endif
+
 #if defined(__linux__)
 
 typedef cpu_set_t cpu_mask;
@@ -224,37 +243,6 @@ static bool mask_besides_this(cpu_mask *mask) {
 static void set_mask(thread t, const cpu_mask *mask) {
     (void)t;
     (void)mask;
-}
-
-#endif
-
-static void work(void *pool);
-
-static void *worker_main(void *pool) {
-    work(pool);
-    return NULL;
-}
-
-static bool start_worker(void *pool, thread *t) {
-    pthread_attr_t detached;
-    sigset_t others, before;
-    if (pthread_attr_init(&detached) != 0)
-        return false;
-    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    /* All but those that a thread's own instructions raise: a handler of the program's may have to see them. */
-    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
-    sigfillset(&others);
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        sigdelset(&others, own[i]);
-    pthread_sigmask(SIG_SETMASK, &others, &before);
-    bool started = pthread_create(t, &detached, worker_main, pool) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&detached);
-#if defined(__linux__)
-    if (started)
-        pthread_setname_np(*t, "fastsoftmax");
-#endif
-    return started;
 }
 
 #endif
