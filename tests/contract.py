@@ -1,0 +1,48 @@
+"""What the tests of all operations share: how to call them, and what they promise (the bounds of csrc/ops.def)."""
+
+import inspect
+
+import numpy as np
+from reference import LARGEST_TERMS, ORACLES, as_long, as_mpf, ulp_error
+
+import fastsoftmax as fs
+from fastsoftmax import _core
+
+NORMALIZERS = ["softmax", "log_softmax"]  # of the shape of x
+REDUCTIONS = ["logsumexp", "logmeanexp", "softmax_entropy"]
+MAX_SUBNORMAL_UNITS = 2  # of the smallest subnormal; the largest of them are as precise as normal numbers
+ABSENT = {"softmax": 0, "log_softmax": -np.inf, "logsumexp": -np.inf, "logmeanexp": np.nan, "softmax_entropy": 0}
+"""What a slice gives in which nothing takes part."""
+
+
+def call(op, x, axis=-1, **options):
+    return getattr(fs, op)(x, axis, **options)
+
+
+def takes(op, option):
+    return option in inspect.signature(getattr(fs, op)).parameters
+
+
+def exact_and_largest_term(op, x, axis=-1, **options):
+    """The exact result, and that by which its error is measured if it is not the result itself."""
+    exact = ORACLES[op](x, axis, **options)
+    return exact, LARGEST_TERMS[op](x, axis, **options) if op in LARGEST_TERMS else None
+
+
+def check_accuracy(op, got, exact, largest_term=None, name=""):
+    """Special values are the exact ones, and every other result is within the bound of its operation."""
+    got = np.asarray(got)
+    error = np.asarray(ulp_error(got, exact, largest_term))
+    magnitude = np.asarray(abs(exact if largest_term is None else largest_term))
+    number = as_mpf if magnitude.dtype == object else as_long
+    subnormal = np.asarray(magnitude < number(np.finfo(got.dtype).smallest_normal), bool)
+    max_ulp, _ = _core.ops()[op]
+    assert error[~subnormal].max(initial=0) <= max_ulp, name
+    assert error[subnormal].max(initial=0) <= MAX_SUBNORMAL_UNITS, name
+
+
+def check(op, x, axis=-1, name="", **options):
+    """The result, which is as accurate as promised."""
+    got = call(op, x, axis, **options)
+    check_accuracy(op, got, *exact_and_largest_term(op, x, axis, **options), name)
+    return got
