@@ -20,10 +20,12 @@
 #define vec_abs       vf32_abs
 #define vec_clamp     vf32_clamp
 #define vec_flush     vf32_flush
+#define vec_select_lt vf32_select_lt
 #define vec_pow2      vf32_pow2
 #define vec_bits_sub  vf32_bits_sub
 #define vec_hmax      vf32_hmax
 #define vec_any_lt    vf32_any_lt
+#define vec_find_eq   vf32_find_eq
 #define vec_acc_zero  vf32_acc_zero
 #define vec_acc_add   vf32_acc_add
 #define vec_acc_merge vf32_acc_merge

@@ -20,10 +20,12 @@
 #define vec_abs       vf64_abs
 #define vec_clamp     vf64_clamp
 #define vec_flush     vf64_flush
+#define vec_select_lt vf64_select_lt
 #define vec_pow2      vf64_pow2
 #define vec_bits_sub  vf64_bits_sub
 #define vec_hmax      vf64_hmax
 #define vec_any_lt    vf64_any_lt
+#define vec_find_eq   vf64_find_eq
 #define vec_acc_zero  vf64_acc_zero
 #define vec_acc_add   vf64_acc_add
 #define vec_acc_merge vf64_acc_merge

@@ -19,10 +19,12 @@
 #undef vec_abs
 #undef vec_clamp
 #undef vec_flush
+#undef vec_select_lt
 #undef vec_pow2
 #undef vec_bits_sub
 #undef vec_hmax
 #undef vec_any_lt
+#undef vec_find_eq
 #undef vec_acc_zero
 #undef vec_acc_add
 #undef vec_acc_merge

@@ -26,6 +26,7 @@ FSM_INLINE vec vec_min(vec a, vec b);            /* a NaN gives either operand o
 FSM_INLINE vec vec_abs(vec a);
 FSM_INLINE vec vec_clamp(vec x, vec low); /* max(x, low); a NaN in x stays NaN */
 FSM_INLINE vec vec_flush(vec x);          /* x; where subnormal operands cost time, 0 for a subnormal one */
+FSM_INLINE vec vec_select_lt(vec a, vec b, vec yes, vec no); /* a < b ? yes : no; a NaN is not less */
 
 /* Bit patterns, as integers of the size of real. */
 FSM_INLINE vec vec_pow2(vec z);            /* the lowest bits of z become the exponent field: z << mantissa bits */
@@ -34,6 +35,7 @@ FSM_INLINE vec vec_bits_sub(vec a, vec b); /* bits(a) - bits(b) */
 /* Across the lanes, in any order: no bit depends on it. */
 FSM_INLINE real vec_hmax(vec a);
 FSM_INLINE bool vec_any_lt(vec a, vec b); /* a < b in some lane */
+FSM_INLINE int vec_find_eq(vec a, vec b); /* the first lane where a == b, or LANES; a NaN equals nothing */
 
 /* Sums. For float32 "+" below is the float64 sum. For float64 it is TwoSum (Knuth, TAOCP 4.2.2, theorem
  * B): hi takes the rounded sum, lo takes (lo of both, added) + the rounding error. */

@@ -126,6 +126,7 @@ def lanewise(function, dtype):
         "abs": lambda a, b, c: np.abs(a),
         "clamp": lambda a, b, c: np.where(b > a, b, a),
         "flush": lambda a, b, c: a,
+        "select_lt": lambda a, b, c: np.where(a < b, c, a),
         "pow2": lambda a, b, c: (a.view(integer(dtype)) << mantissa).view(dtype),
         "bits_sub": lambda a, b, c: (a.view(integer(dtype)) - b.view(integer(dtype))).view(dtype),
     }[function]
@@ -145,6 +146,7 @@ LANEWISE = [
     "abs",
     "clamp",
     "flush",
+    "select_lt",
     "pow2",
     "bits_sub",
 ]
@@ -216,6 +218,34 @@ def test_any_less_than(driver, dtype):
     for isa in driver.isas():
         got = np.frombuffer(driver.vec("any_lt", isa, dtype, [(0, row, limit, row) for row in x]), dtype)
         np.testing.assert_array_equal(got, [0] + [1] * lanes)
+
+
+def test_select_less_than(driver, dtype):
+    """Equal is not less, -0 is not less than +0, a NaN is not either; a NaN that is chosen is kept."""
+    lanes = 128 // np.dtype(dtype).itemsize
+    edges = np.array([np.nan, np.inf, -np.inf, 1, -1, 0, -0.0, np.finfo(dtype).smallest_subnormal], dtype)
+    records = [(np.resize(edges, lanes), np.full(lanes, b, dtype), np.arange(lanes, dtype=dtype)) for b in edges]
+    expected = np.concatenate([np.where(a < b, c, a) for a, b, c in records])
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec("select_lt", isa, dtype, [(0, *abc) for abc in records]), dtype)
+        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(expected))
+
+
+def test_first_equal_lane(driver, dtype):
+    """No lane, each lane alone, each pair of lanes; zeros of either sign are equal, NaNs are not."""
+    lanes = 128 // np.dtype(dtype).itemsize
+    none = np.resize(np.array([1, -1, np.nan, np.inf], dtype), lanes)
+    records, expected = [], []
+    for wanted, met in [(0, -0.0), (-0.0, 0), (np.nan, np.nan), (-np.inf, -np.inf), (2, 2)]:
+        for first in range(lanes + 1):
+            for second in range(first, lanes + 1):
+                x = none.copy()
+                x[[j for j in (first, second) if j < lanes]] = met
+                records.append((0, x, np.full(lanes, wanted), x))
+                expected.append(lanes if np.isnan(met) else first)
+    for isa in driver.isas():
+        np.testing.assert_array_equal(np.frombuffer(driver.vec("find_eq", isa, dtype, records), dtype), expected)
 
 
 def lane_sums(terms):
@@ -299,5 +329,5 @@ def test_order_of_summation(driver, dtype, n):
 
 def test_every_function_of_the_contract_is_tested():
     declared = re.findall(r"\bvec_(\w+)\(", (ROOT / "csrc/vec.h").read_text())
-    tested = [*LANEWISE, *SUMS, "load_n", "store_n", "hmax", "any_lt"]
+    tested = [*LANEWISE, *SUMS, "load_n", "store_n", "hmax", "any_lt", "find_eq"]
     assert sorted(declared) == sorted(tested)

@@ -8,6 +8,11 @@
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < 4; i++)
 
+/* 32 for 0. */
+FSM_INLINE int trailing_zeros(uint32_t a) {
+    return _mm_popcnt_u32(~a & (a - 1));
+}
+
 /* ---- float32 */
 
 typedef struct {
@@ -119,6 +124,12 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
+FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    EACH(i)
+        a.v[i] = _mm256_blendv_ps(no.v[i], yes.v[i], _mm256_cmp_ps(a.v[i], b.v[i], _CMP_LT_OQ));
+    return a;
+}
+
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     EACH(i)
         z.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(z.v[i]), 23));
@@ -142,6 +153,13 @@ FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     EACH(i)
         a.v[i] = _mm256_cmp_ps(a.v[i], b.v[i], _CMP_LT_OQ);
     return _mm256_movemask_ps(_mm256_or_ps(_mm256_or_ps(a.v[0], a.v[1]), _mm256_or_ps(a.v[2], a.v[3])));
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    uint32_t equal = 0;
+    EACH(i)
+        equal |= (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.v[i], b.v[i], _CMP_EQ_OQ)) << (8 * i);
+    return trailing_zeros(equal);
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -290,6 +308,12 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
+FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    EACH(i)
+        a.v[i] = _mm256_blendv_pd(no.v[i], yes.v[i], _mm256_cmp_pd(a.v[i], b.v[i], _CMP_LT_OQ));
+    return a;
+}
+
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     EACH(i)
         z.v[i] = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(z.v[i]), 52));
@@ -312,6 +336,13 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     EACH(i)
         a.v[i] = _mm256_cmp_pd(a.v[i], b.v[i], _CMP_LT_OQ);
     return _mm256_movemask_pd(_mm256_or_pd(_mm256_or_pd(a.v[0], a.v[1]), _mm256_or_pd(a.v[2], a.v[3])));
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    uint32_t equal = UINT32_C(1) << 16;
+    EACH(i)
+        equal |= (uint32_t)_mm256_movemask_pd(_mm256_cmp_pd(a.v[i], b.v[i], _CMP_EQ_OQ)) << (4 * i);
+    return trailing_zeros(equal);
 }
 
 #include "two_sum.h"

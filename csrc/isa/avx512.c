@@ -8,6 +8,11 @@
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < 2; i++)
 
+/* 32 for 0. */
+FSM_INLINE int trailing_zeros(uint32_t a) {
+    return _mm_popcnt_u32(~a & (a - 1));
+}
+
 /* ---- float32 */
 
 typedef struct {
@@ -112,6 +117,12 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
+FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    EACH(i)
+        a.v[i] = _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v[i], b.v[i], _CMP_LT_OQ), no.v[i], yes.v[i]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     EACH(i)
         z.v[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(z.v[i]), 23));
@@ -130,6 +141,13 @@ FSM_INLINE float vf32_hmax(vf32 a) {
 
 FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     return _mm512_cmp_ps_mask(a.v[0], b.v[0], _CMP_LT_OQ) | _mm512_cmp_ps_mask(a.v[1], b.v[1], _CMP_LT_OQ);
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    uint32_t equal = 0;
+    EACH(i)
+        equal |= (uint32_t)_mm512_cmp_ps_mask(a.v[i], b.v[i], _CMP_EQ_OQ) << (16 * i);
+    return trailing_zeros(equal);
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -267,6 +285,12 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
+FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    EACH(i)
+        a.v[i] = _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a.v[i], b.v[i], _CMP_LT_OQ), no.v[i], yes.v[i]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     EACH(i)
         z.v[i] = _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(z.v[i]), 52));
@@ -285,6 +309,13 @@ FSM_INLINE double vf64_hmax(vf64 a) {
 
 FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     return _mm512_cmp_pd_mask(a.v[0], b.v[0], _CMP_LT_OQ) | _mm512_cmp_pd_mask(a.v[1], b.v[1], _CMP_LT_OQ);
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    uint32_t equal = UINT32_C(1) << 16;
+    EACH(i)
+        equal |= (uint32_t)_mm512_cmp_pd_mask(a.v[i], b.v[i], _CMP_EQ_OQ) << (8 * i);
+    return trailing_zeros(equal);
 }
 
 #include "two_sum.h"

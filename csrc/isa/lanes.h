@@ -108,6 +108,12 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
+FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    EACH(j, 32)
+        a.v[j] = a.v[j] < b.v[j] ? yes.v[j] : no.v[j];
+    return a;
+}
+
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     uint32_t bits[32];
     memcpy(bits, z.v, sizeof bits);
@@ -138,6 +144,13 @@ FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     EACH(j, 32)
         any |= a.v[j] < b.v[j];
     return any;
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    int j = 0;
+    while (j < 32 && !(a.v[j] == b.v[j]))
+        j++;
+    return j;
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -269,6 +282,12 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
+FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    EACH(j, 16)
+        a.v[j] = a.v[j] < b.v[j] ? yes.v[j] : no.v[j];
+    return a;
+}
+
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     uint64_t bits[16];
     memcpy(bits, z.v, sizeof bits);
@@ -299,6 +318,13 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     EACH(j, 16)
         any |= a.v[j] < b.v[j];
     return any;
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    int j = 0;
+    while (j < 16 && !(a.v[j] == b.v[j]))
+        j++;
+    return j;
 }
 
 FSM_INLINE vf64_acc vf64_acc_zero(void) {

@@ -107,6 +107,12 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
+FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    EACH(i)
+        a.v[i] = vbslq_f32(vcltq_f32(a.v[i], b.v[i]), yes.v[i], no.v[i]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     EACH(i)
         z.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(z.v[i]), 23));
@@ -132,6 +138,16 @@ FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     EACH(i)
         any = vorrq_u32(any, vcltq_f32(a.v[i], b.v[i]));
     return (vmaxvq_u32(any)) != 0;
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    static const uint32_t lanes[] = {0, 1, 2, 3};
+    const uint32x4_t lane = vld1q_u32(lanes);
+    uint32x4_t first = vdupq_n_u32(32);
+    FSM_UNROLL
+    for (int i = 7; i >= 0; i--)
+        first = vbslq_u32(vceqq_f32(a.v[i], b.v[i]), vaddq_u32(lane, vdupq_n_u32(4 * i)), first);
+    return (int)vminvq_u32(first);
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -266,6 +282,12 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
+FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    EACH(i)
+        a.v[i] = vbslq_f64(vcltq_f64(a.v[i], b.v[i]), yes.v[i], no.v[i]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     EACH(i)
         z.v[i] = vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(z.v[i]), 52));
@@ -291,6 +313,16 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     EACH(i)
         any = vorrq_u64(any, vcltq_f64(a.v[i], b.v[i]));
     return (vgetq_lane_u64(any, 0) | vgetq_lane_u64(any, 1)) != 0;
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    static const uint64_t lanes[] = {0, 1};
+    const uint64x2_t lane = vld1q_u64(lanes);
+    uint64x2_t first = vdupq_n_u64(16);
+    FSM_UNROLL
+    for (int i = 7; i >= 0; i--)
+        first = vbslq_u64(vceqq_f64(a.v[i], b.v[i]), vaddq_u64(lane, vdupq_n_u64(2 * i)), first);
+    return (int)vminv_u32(vmovn_u64(first));
 }
 
 #include "two_sum.h"

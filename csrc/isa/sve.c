@@ -114,6 +114,12 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
+FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    EACH(i)
+        a.v[i] = svsel_f32(svcmplt_f32(ALL32, a.v[i], b.v[i]), yes.v[i], no.v[i]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     EACH(i)
         z.v[i] = svreinterpret_f32_u32(svlsl_n_u32_x(ALL32, svreinterpret_u32_f32(z.v[i]), 23));
@@ -139,6 +145,15 @@ FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     EACH(i)
         any = svorr_b_z(ALL32, any, svcmplt_f32(ALL32, a.v[i], b.v[i]));
     return svptest_any(ALL32, any);
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    EACH(i) {
+        svbool_t equal = svcmpeq_f32(ALL32, a.v[i], b.v[i]);
+        if (svptest_any(ALL32, equal))
+            return LANES32 * i + (int)svcntp_b32(ALL32, svbrkb_b_z(ALL32, equal));
+    }
+    return 32;
 }
 
 /* ---- float64 */
@@ -244,6 +259,12 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
+FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    EACH(i)
+        a.v[i] = svsel_f64(svcmplt_f64(ALL64, a.v[i], b.v[i]), yes.v[i], no.v[i]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     EACH(i)
         z.v[i] = svreinterpret_f64_u64(svlsl_n_u64_x(ALL64, svreinterpret_u64_f64(z.v[i]), 52));
@@ -269,6 +290,15 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     EACH(i)
         any = svorr_b_z(ALL64, any, svcmplt_f64(ALL64, a.v[i], b.v[i]));
     return svptest_any(ALL64, any);
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    EACH(i) {
+        svbool_t equal = svcmpeq_f64(ALL64, a.v[i], b.v[i]);
+        if (svptest_any(ALL64, equal))
+            return LANES64 * i + (int)svcntp_b64(ALL64, svbrkb_b_z(ALL64, equal));
+    }
+    return 16;
 }
 
 #include "two_sum.h"

@@ -26,6 +26,7 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
     BLOCK(abs, vec_abs(va))
     BLOCK(clamp, vec_clamp(va, vb))
     BLOCK(flush, vec_flush(va))
+    BLOCK(select_lt, vec_select_lt(va, vb, vc, va))
     BLOCK(pow2, vec_pow2(va))
     BLOCK(bits_sub, vec_bits_sub(va, vb))
     if (IS(store)) {
@@ -37,8 +38,8 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         vec_store_n(out, n, va);
         return LANES * sizeof(real);
     }
-    if (IS(hmax) || IS(any_lt)) {
-        *out = IS(hmax) ? vec_hmax(va) : vec_any_lt(va, vb);
+    if (IS(hmax) || IS(any_lt) || IS(find_eq)) {
+        *out = IS(hmax) ? vec_hmax(va) : IS(any_lt) ? vec_any_lt(va, vb) : vec_find_eq(va, vb);
         return sizeof(real);
     }
 
