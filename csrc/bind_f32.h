@@ -37,6 +37,10 @@
 #define QUIET_NAN_BITS UINT32_C(0x7fc00000)
 #define real_bits      uint32_t
 
+/* load.h, store.h */
+#define STORED_REAL         FSM_STORAGE_f32
+#define ROUND_TO_ODD_F32(a) (a)
+
 /* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^100 until they are finished. */
 #define ROUND_TO_INT 0x1.8p23f /* added to a number, leaves its integer in the low bits */
 #define LOWEST       153       /* e is 0 from 2^-153 of the row's power of two down: the quotient would round to zero */

@@ -37,6 +37,10 @@
 #define QUIET_NAN_BITS UINT64_C(0x7ff8000000000000)
 #define real_bits      uint64_t
 
+/* load.h, store.h */
+#define STORED_REAL         FSM_STORAGE_f64
+#define ROUND_TO_ODD_F32(a) fsm_f64_to_f32_odd(a)
+
 /* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^300 until they are finished. */
 #define ROUND_TO_INT 0x1.8p52 /* added to a number, leaves its integer in the low bits */
 #define LOWEST       1079     /* e is 0 from 2^-1079 of the row's power of two down: the quotient would round to zero */

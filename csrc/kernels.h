@@ -7,6 +7,10 @@
 #define FSM_NAME_(name, dtype, isa)  FSM_NAME__(name, dtype, isa)
 #define FSM_NAME__(name, dtype, isa) fsm_##name##_##dtype##_##isa
 
+#include "half.h"
+#include "scalar_math.h"
+#include "walk.h"
+
 #include "bind_f32.h"
 #include "kernels/all.h"
 #include "unbind.h"
@@ -25,7 +29,7 @@ const fsm_isa FSM_SYMBOL(FSM_ISA) = {
     .name = FSM_STRING(FSM_ISA),
     .kernels =
         {
-#define OP(name, max_ulp) {FSM_NAME(name, f32), FSM_NAME(name, f64)},
+#define OP(name, max_ulp, kind) {FSM_NAME(name, f32), FSM_NAME(name, f64)},
 #include "ops.def"
 #undef OP
         },

@@ -33,6 +33,8 @@
 #undef MIN_NORMAL
 #undef QUIET_NAN_BITS
 #undef real_bits
+#undef STORED_REAL
+#undef ROUND_TO_ODD_F32
 #undef ROUND_TO_INT
 #undef LOWEST
 #undef EXP_SCALE
