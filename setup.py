@@ -20,7 +20,7 @@ from setuptools.command.build_ext import build_ext
 ISA_FLAGS = {
     "x86_64": {
         "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"],
-        "avx2": ["-mavx2", "-mfma"],
+        "avx2": ["-mavx2", "-mfma", "-mf16c"],
     },
     "aarch64": {"neon": []},
 }

@@ -9,6 +9,8 @@
 #define vec_load_n    vf32_load_n
 #define vec_store     vf32_store
 #define vec_store_n   vf32_store_n
+#define vec_load_f16  vf32_load_f16
+#define vec_store_f16 vf32_store_f16
 #define vec_set1      vf32_set1
 #define vec_add       vf32_add
 #define vec_sub       vf32_sub

@@ -9,6 +9,8 @@
 #define vec_load_n    vf64_load_n
 #define vec_store     vf64_store
 #define vec_store_n   vf64_store_n
+#define vec_load_f16  vf64_load_f16
+#define vec_store_f16 vf64_store_f16
 #define vec_set1      vf64_set1
 #define vec_add       vf64_add
 #define vec_sub       vf64_sub

@@ -8,6 +8,8 @@
 #undef vec_load_n
 #undef vec_store
 #undef vec_store_n
+#undef vec_load_f16
+#undef vec_store_f16
 #undef vec_set1
 #undef vec_add
 #undef vec_sub

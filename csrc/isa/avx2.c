@@ -1,4 +1,4 @@
-/* AVX2 and FMA: a block is four registers. */
+/* AVX2, FMA and F16C: a block is four registers. */
 #include "../fsm.h"
 
 #include <immintrin.h>
@@ -54,6 +54,18 @@ FSM_INLINE void vf32_store(float *p, vf32 a) {
 FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
     EACH(i)
         _mm256_maskstore_ps(p + 8 * i, lanes32(n, i), a.v[i]);
+}
+
+FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8 * i)));
+    return r;
+}
+
+FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+    EACH(i)
+        _mm_storeu_si128((__m128i *)(p + 8 * i), _mm256_cvtps_ph(a.v[i], _MM_FROUND_TO_NEAREST_INT));
 }
 
 FSM_INLINE vf32 vf32_set1(float a) {
@@ -239,6 +251,36 @@ FSM_INLINE void vf64_store(double *p, vf64 a) {
 FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     EACH(i)
         _mm256_maskstore_pd(p + 4 * i, lanes64(n, i), a.v[i]);
+}
+
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    vf64 r;
+    EACH(i)
+        r.v[i] = _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(p + 4 * i))));
+    return r;
+}
+
+/* Of four lanes of all ones or all zeros, the lower halves. */
+FSM_INLINE __m128i narrow(__m256d lanes) {
+    __m256 halves = _mm256_castpd_ps(lanes);
+    __m128 low = _mm256_castps256_ps128(halves), high = _mm256_extractf128_ps(halves, 1);
+    return _mm_castps_si128(_mm_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0)));
+}
+
+/* fsm_f64_to_f32_odd (half.h). */
+FSM_INLINE __m128 odd_f32(__m256d a) {
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    __m128 nearest = _mm256_cvtpd_ps(a);
+    __m256d back = _mm256_cvtps_pd(nearest);
+    __m256d up = _mm256_cmp_pd(_mm256_andnot_pd(sign, back), _mm256_andnot_pd(sign, a), _CMP_GT_OQ);
+    __m256d inexact = _mm256_cmp_pd(back, a, _CMP_NEQ_OQ);
+    __m128i bits = _mm_add_epi32(_mm_castps_si128(nearest), narrow(up)); /* all ones are -1 */
+    return _mm_castsi128_ps(_mm_or_si128(bits, _mm_srli_epi32(narrow(inexact), 31)));
+}
+
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    EACH(i)
+        _mm_storel_epi64((__m128i *)(p + 4 * i), _mm_cvtps_ph(odd_f32(a.v[i]), _MM_FROUND_TO_NEAREST_INT));
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {

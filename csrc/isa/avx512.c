@@ -52,6 +52,18 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
         _mm512_mask_storeu_ps(p + 16 * i, lanes32(n, i), a.v[i]);
 }
 
+FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + 16 * i)));
+    return r;
+}
+
+FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+    EACH(i)
+        _mm256_storeu_si256((__m256i *)(p + 16 * i), _mm512_cvtps_ph(a.v[i], _MM_FROUND_TO_NEAREST_INT));
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(i)
@@ -219,6 +231,24 @@ FSM_INLINE void vf64_store(double *p, vf64 a) {
 FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     EACH(i)
         _mm512_mask_storeu_pd(p + 8 * i, lanes64(n, i), a.v[i]);
+}
+
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    __m512 a = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+    return (vf64){{_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1))}};
+}
+
+/* Rounded to odd (half.h): truncated, and the last bit set if that lost something. */
+FSM_INLINE __m256 odd_f32(__m512d a) {
+    __m256 toward_zero = _mm512_cvt_roundpd_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+    __mmask8 inexact = _mm512_cmp_pd_mask(_mm512_cvtps_pd(toward_zero), a, _CMP_NEQ_OQ);
+    __m256i bits = _mm256_castps_si256(toward_zero);
+    return _mm256_castsi256_ps(_mm256_mask_or_epi32(bits, inexact, bits, _mm256_set1_epi32(1)));
+}
+
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    __m512 odd = _mm512_insertf32x8(_mm512_castps256_ps512(odd_f32(a.v[0])), odd_f32(a.v[1]), 1);
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(odd, _MM_FROUND_TO_NEAREST_INT));
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {

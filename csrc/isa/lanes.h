@@ -3,6 +3,7 @@
  * Functions stay functions: 32 copies of each inline would come to megabytes. */
 #define FSM_KEEP_FUNCTIONS
 #include "../fsm.h"
+#include "../half.h"
 
 #include <math.h>
 #include <string.h>
@@ -39,6 +40,22 @@ FSM_INLINE void vf32_store(float *p, vf32 a) {
 
 FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
     memcpy(p, a.v, (size_t)n * sizeof *p);
+}
+
+FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
+    vf32 r;
+    uint16_t half[32];
+    memcpy(half, p, sizeof half);
+    EACH(j, 32)
+        r.v[j] = fsm_f16_to_f32(half[j]);
+    return r;
+}
+
+FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+    uint16_t half[32];
+    EACH(j, 32)
+        half[j] = fsm_f32_to_f16(a.v[j]);
+    memcpy(p, half, sizeof half);
 }
 
 FSM_INLINE vf32 vf32_set1(float a) {
@@ -213,6 +230,22 @@ FSM_INLINE void vf64_store(double *p, vf64 a) {
 
 FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     memcpy(p, a.v, (size_t)n * sizeof *p);
+}
+
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    vf64 r;
+    uint16_t half[16];
+    memcpy(half, p, sizeof half);
+    EACH(j, 16)
+        r.v[j] = fsm_f16_to_f32(half[j]);
+    return r;
+}
+
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    uint16_t half[16];
+    EACH(j, 16)
+        half[j] = fsm_f32_to_f16(fsm_f64_to_f32_odd(a.v[j]));
+    memcpy(p, half, sizeof half);
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {

@@ -46,6 +46,18 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
     memcpy(p, lanes, (size_t)n * sizeof *p);
 }
 
+FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+    return r;
+}
+
+FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+    EACH(i)
+        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(i)
@@ -219,6 +231,26 @@ FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     double lanes[16];
     vf64_store(lanes, a);
     memcpy(p, lanes, (size_t)n * sizeof *p);
+}
+
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    vf64 r;
+    FSM_UNROLL
+    for (int i = 0; i < 4; i++) {
+        float32x4_t a = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+        r.v[2 * i] = vcvt_f64_f32(vget_low_f32(a));
+        r.v[2 * i + 1] = vcvt_high_f64_f32(a);
+    }
+    return r;
+}
+
+/* vcvtx rounds to odd: see half.h. */
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    FSM_UNROLL
+    for (int i = 0; i < 4; i++) {
+        float32x4_t odd = vcvtx_high_f32_f64(vcvtx_f32_f64(a.v[2 * i]), a.v[2 * i + 1]);
+        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(odd)));
+    }
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {

@@ -53,6 +53,18 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
         svst1_f32(lanes32(n, i), p + LANES32 * i, a.v[i]);
 }
 
+FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = svcvt_f32_f16_x(ALL32, svreinterpret_f16_u32(svld1uh_u32(ALL32, p + LANES32 * i)));
+    return r;
+}
+
+FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+    EACH(i)
+        svst1h_u32(ALL32, p + LANES32 * i, svreinterpret_u32_f16(svcvt_f16_f32_x(ALL32, a.v[i])));
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(i)
@@ -196,6 +208,18 @@ FSM_INLINE void vf64_store(double *p, vf64 a) {
 FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     EACH(i)
         svst1_f64(lanes64(n, i), p + LANES64 * i, a.v[i]);
+}
+
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    vf64 r;
+    EACH(i)
+        r.v[i] = svcvt_f64_f16_x(ALL64, svreinterpret_f16_u64(svld1uh_u64(ALL64, p + LANES64 * i)));
+    return r;
+}
+
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    EACH(i)
+        svst1h_u64(ALL64, p + LANES64 * i, svreinterpret_u64_f16(svcvt_f16_f64_x(ALL64, a.v[i])));
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {
