@@ -16,6 +16,7 @@
 #define vec_sub       vf32_sub
 #define vec_mul       vf32_mul
 #define vec_fma       vf32_fma
+#define vec_mul_error vf32_mul_error
 #define vec_scale     vf32_scale
 #define vec_max       vf32_max
 #define vec_min       vf32_min

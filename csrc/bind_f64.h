@@ -16,6 +16,7 @@
 #define vec_sub       vf64_sub
 #define vec_mul       vf64_mul
 #define vec_fma       vf64_fma
+#define vec_mul_error vf64_mul_error
 #define vec_scale     vf64_scale
 #define vec_max       vf64_max
 #define vec_min       vf64_min

@@ -1,5 +1,6 @@
 /* What an instruction set's file ends with: compiles every kernel once a precision and defines the one
  * symbol that leaves the file, fsm_isa_<FSM_ISA>. */
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 

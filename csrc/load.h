@@ -23,7 +23,7 @@ static void FN(convert_bf16)(const char *from, ptrdiff_t count, real *to) {
 }
 
 /* `count` numbers side by side at `from`, in the machine's byte order. */
-static void FN(convert)(int storage, const char *from, ptrdiff_t count, real *to) {
+FSM_OUTLINE_ void FN(convert)(int storage, const char *from, ptrdiff_t count, real *to) {
     switch (storage) {
 #define HALF(name)                                                                                                     \
     case FSM_STORAGE_##name:                                                                                           \
@@ -79,7 +79,7 @@ static void FN(blank)(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff
 }
 
 /* `count` <= LANES numbers, `step` bytes apart at `from`. */
-FSM_INLINE_ void FN(load_across)(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
+FSM_OUTLINE_ void FN(load_across)(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
                                  real *to) {
     const int size = fsm_size_of[operand->storage];
     char raw[LANES * sizeof(long double)];

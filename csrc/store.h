@@ -20,7 +20,7 @@ static void FN(unconvert_bf16)(const real *from, ptrdiff_t count, char *to) {
 }
 
 /* `count` numbers, side by side at `to` in the machine's byte order. */
-static void FN(unconvert)(int storage, const real *from, ptrdiff_t count, char *to) {
+FSM_OUTLINE_ void FN(unconvert)(int storage, const real *from, ptrdiff_t count, char *to) {
     switch (storage) {
 #define HALF(name)                                                                                                     \
     case FSM_STORAGE_##name:                                                                                           \
@@ -60,7 +60,7 @@ static void FN(store)(const fsm_args *args, int which, char *row, ptrdiff_t begi
 }
 
 /* `count` <= LANES numbers, `step` bytes apart at `to`. */
-FSM_INLINE_ void FN(store_across)(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count,
+FSM_OUTLINE_ void FN(store_across)(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count,
                                   const real *from) {
     const int size = fsm_size_of[operand->storage];
     if (step == size && !operand->swapped) {

@@ -15,6 +15,7 @@
 #undef vec_sub
 #undef vec_mul
 #undef vec_fma
+#undef vec_mul_error
 #undef vec_scale
 #undef vec_max
 #undef vec_min

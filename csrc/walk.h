@@ -56,15 +56,11 @@ static const unsigned char fsm_size_of[FSM_STORAGES] = {
 FSM_INLINE_ void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
                                 const int size, const bool swapped) {
     for (ptrdiff_t i = 0; i < count; i++) {
-        char element[16];
-        memcpy(element, from + i * from_step, (size_t)size);
         if (swapped)
-            for (int k = 0; k < size / 2; k++) {
-                const char other = element[k];
-                element[k] = element[size - 1 - k];
-                element[size - 1 - k] = other;
-            }
-        memcpy(to + i * to_step, element, (size_t)size);
+            for (int k = 0; k < size; k++)
+                to[i * to_step + k] = from[i * from_step + size - 1 - k];
+        else
+            memcpy(to + i * to_step, from + i * from_step, (size_t)size);
     }
 }
 

@@ -95,6 +95,12 @@ FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
     return a;
 }
 
+FSM_INLINE vf32 vf32_mul_error(vf32 a, vf32 b, vf32 p) {
+    EACH(i)
+        a.v[i] = _mm512_fmsub_ps(a.v[i], b.v[i], p.v[i]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
     return vf32_fma(e, hi, vf32_mul(e, lo));
 }
@@ -279,6 +285,12 @@ FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
     EACH(i)
         a.v[i] = _mm512_fmadd_pd(a.v[i], b.v[i], c.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul_error(vf64 a, vf64 b, vf64 p) {
+    EACH(i)
+        a.v[i] = _mm512_fmsub_pd(a.v[i], b.v[i], p.v[i]);
     return a;
 }
 

@@ -1,5 +1,5 @@
 /* Blocks without vector instructions: plain loops over the lanes. The including file defines FSM_ISA and
- * fma_f32, fma_f64, scale_f32 and scale_f64, which act on one lane.
+ * fma_f32, fma_f64, mul_error_f32, mul_error_f64, scale_f32 and scale_f64, which act on one lane.
  * Functions stay functions: 32 copies of each inline would come to megabytes. */
 #define FSM_KEEP_FUNCTIONS
 #include "../fsm.h"
@@ -86,6 +86,12 @@ FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
     EACH(j, 32)
         a.v[j] = fma_f32(a.v[j], b.v[j], c.v[j]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_mul_error(vf32 a, vf32 b, vf32 p) {
+    EACH(j, 32)
+        a.v[j] = mul_error_f32(a.v[j], b.v[j], p.v[j]);
     return a;
 }
 
@@ -276,6 +282,12 @@ FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
     EACH(j, 16)
         a.v[j] = fma_f64(a.v[j], b.v[j], c.v[j]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul_error(vf64 a, vf64 b, vf64 p) {
+    EACH(j, 16)
+        a.v[j] = mul_error_f64(a.v[j], b.v[j], p.v[j]);
     return a;
 }
 

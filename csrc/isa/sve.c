@@ -96,6 +96,12 @@ FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
     return a;
 }
 
+FSM_INLINE vf32 vf32_mul_error(vf32 a, vf32 b, vf32 p) {
+    EACH(i)
+        a.v[i] = svnmls_f32_x(ALL32, p.v[i], a.v[i], b.v[i]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
     return vf32_fma(e, hi, vf32_mul(e, lo));
 }
@@ -250,6 +256,12 @@ FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
     EACH(i)
         a.v[i] = svmla_f64_x(ALL64, c.v[i], a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul_error(vf64 a, vf64 b, vf64 p) {
+    EACH(i)
+        a.v[i] = svnmls_f64_x(ALL64, p.v[i], a.v[i], b.v[i]);
     return a;
 }
 

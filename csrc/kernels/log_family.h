@@ -104,7 +104,7 @@ static int FN(weight_exponent)(const real *w, ptrdiff_t n) {
 }
 
 /* x = e * (max - x), where e > 0. */
-FSM_INLINE void FN(distances)(real *x, const real *e, ptrdiff_t n, vec max) {
+FSM_OUTLINE_ void FN(distances)(real *x, const real *e, ptrdiff_t n, vec max) {
     const vec zero = vec_set1(0);
     ptrdiff_t i = 0;
     for (; i < n; i += LANES) {
@@ -237,7 +237,8 @@ FSM_INLINE void FN(load_weights)(const FN(group) * g, int t, ptrdiff_t begin, pt
 
 /* The states of all tiles of a group. `spare`: room for a tile's chunk, where there are weights or distances are asked
  * for, else NULL. */
-FSM_INLINE void FN(log_sweep)(const FN(group) * g, FN(log_state) * states, real *spare, FN(beta) beta, bool columns) {
+FSM_INLINE void FN(log_sweep_body)(const FN(group) * g, FN(log_state) * states, real *spare, FN(beta) beta,
+                                   bool columns) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n;
     const bool weighted = args->operands[FSM_WEIGHT].data;
@@ -258,6 +259,21 @@ FSM_INLINE void FN(log_sweep)(const FN(group) * g, FN(log_state) * states, real 
                 FN(log_merge)(&states[t], &chunk, ROWS(columns), beta.hi);
         }
     }
+}
+
+FSM_OUTLINE_ void FN(log_sweep_row)(const FN(group) * g, FN(log_state) * states, real *spare, FN(beta) beta) {
+    FN(log_sweep_body)(g, states, spare, beta, false);
+}
+
+FSM_OUTLINE_ void FN(log_sweep_columns)(const FN(group) * g, FN(log_state) * states, real *spare, FN(beta) beta) {
+    FN(log_sweep_body)(g, states, spare, beta, true);
+}
+
+FSM_INLINE void FN(log_sweep)(const FN(group) * g, FN(log_state) * states, real *spare, FN(beta) beta, bool columns) {
+    if (columns)
+        FN(log_sweep_columns)(g, states, spare, beta);
+    else
+        FN(log_sweep_row)(g, states, spare, beta);
 }
 
 /* ---- results */

@@ -1,23 +1,5 @@
 /* log_softmax: y = (x - m) - log1p(T/e), by log_family.h. Both terms are negative or 0, so nothing cancels. */
 
-/* The second sweep of a chunk: y = (x - max)*beta - tail. y may be x. */
-FSM_INLINE void FN(log_softmax_chunk)(const real *x, real *y, ptrdiff_t n, vec max, vec tail, vec beta, bool careful) {
-    const vec minus_tail = vec_sub(vec_set1(0), tail);
-    for (ptrdiff_t i = 0; i < n; i += LANES) {
-        const ptrdiff_t left = n - i;
-        vec a = left < LANES ? vec_load_n(x + i, left, 0) : vec_load(x + i);
-        if (careful)
-            a = vec_flush(vec_sub(vec_flush(a), max));
-        else
-            a = vec_sub(a, max);
-        a = vec_fma(a, beta, minus_tail);
-        if (left < LANES)
-            vec_store_n(y + i, left, a);
-        else
-            vec_store(y + i, a);
-    }
-}
-
 /* What a tile's second sweep needs. A tail that is subnormal counts for the maximum only, which is alone then: as an
  * operand it would slow every element down. That one result is put in its place. */
 typedef struct {
@@ -25,6 +7,26 @@ typedef struct {
     real alone[LANES];
     ptrdiff_t index[LANES]; /* of the maximum that is alone, or -1 */
 } FN(log_softmax_plan);
+
+/* y = (x - max)*beta - tail */
+FSM_INLINE vec FN(log_softmax_of)(vec x, vec max, vec minus_tail, vec beta, bool careful) {
+    const vec d = careful ? vec_flush(vec_sub(vec_flush(x), max)) : vec_sub(x, max);
+    return vec_fma(d, beta, minus_tail);
+}
+
+/* The second sweep of a chunk. y may be x. */
+FSM_OUTLINE_ void FN(log_softmax_chunk)(const real *x, real *y, ptrdiff_t n, const FN(log_softmax_plan) * plan,
+                                        real beta, bool careful) {
+    const vec max = plan->max, minus_tail = vec_sub(vec_set1(0), plan->tail), scale = vec_set1(beta);
+    ptrdiff_t i = 0;
+    if (!careful)
+        for (; i + LANES <= n; i += LANES)
+            vec_store(y + i, FN(log_softmax_of)(vec_load(x + i), max, minus_tail, scale, false));
+    for (; i + LANES <= n; i += LANES)
+        vec_store(y + i, FN(log_softmax_of)(vec_load(x + i), max, minus_tail, scale, true));
+    if (i < n)
+        vec_store_n(y + i, n - i, FN(log_softmax_of)(vec_load_n(x + i, n - i, 1), max, minus_tail, scale, careful));
+}
 
 FSM_INLINE FN(log_softmax_plan) FN(log_softmax_plan_of)(const FN(log_state) * s, bool columns) {
     FN(log_softmax_plan) plan;
@@ -65,11 +67,7 @@ FSM_INLINE void FN(log_softmax_group)(const FN(group) * g, bool columns) {
             real *scratch = FN(tile_chunk)(g, t, c);
             const real *x = x_ready ? (const real *)g->cursor.at[FSM_X] + c : scratch;
             real *y = y_ready ? (real *)g->cursor.at[FSM_Y] + c : scratch;
-            const vec scale = vec_set1(beta.hi);
-            if (states[t].careful)
-                FN(log_softmax_chunk)(x, y, count * width, plan->max, plan->tail, scale, true);
-            else
-                FN(log_softmax_chunk)(x, y, count * width, plan->max, plan->tail, scale, false);
+            FN(log_softmax_chunk)(x, y, count * width, plan, beta.hi, states[t].careful);
             for (int j = 0; j < width; j++)
                 if (plan->index[j] >= c && plan->index[j] < c + count)
                     memcpy(y + (plan->index[j] - c) * width + j, &plan->alone[j], sizeof *y);

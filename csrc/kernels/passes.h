@@ -164,7 +164,7 @@ FSM_INLINE void FN(sum_rows)(real *x, real *e, ptrdiff_t n, const ptrdiff_t *ski
         sums[0] = FN(sum_row)(x, e, n, skip ? skip[0] : -1, frame, terms);
         return;
     }
-    real left_out[LANES];
+    real left_out[LANES] = {0};
     if (skip)
         for (int j = 0; j < LANES; j++)
             if (skip[j] >= 0) {

@@ -25,7 +25,7 @@ typedef struct {
 #define SCRATCH_ROOM ((ptrdiff_t)(FSM_SCRATCH / sizeof(real)))
 
 /* Reads elements [begin, begin + count) of x; what takes no part is -inf. */
-FSM_INLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
+FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
     const fsm_args *args = g->args;
     const bool masked = args->operands[FSM_MASK].data;
     if (g->columns) {
@@ -40,7 +40,7 @@ FSM_INLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t 
 }
 
 /* Writes elements [begin, begin + count) of y. */
-FSM_INLINE_ void FN(store_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
+FSM_OUTLINE_ void FN(store_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
     char *y = g->cursor.at[FSM_Y];
     if (g->columns)
         FN(store_columns)(g->args, FSM_Y, y, begin, count, g->columns, g->scratch, g->pitch);
@@ -96,7 +96,7 @@ static void FN(fill_row)(const fsm_args *args, const fsm_cursor *row, bool all_n
 
 /* Walks through units [begin, end), group by group. `hold`: rows stay in the scratch if there is room. `room`: how many
  * numbers fit in. */
-FSM_INLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, bool hold,
+FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, bool hold,
                                 ptrdiff_t room, void (*row)(const FN(group) *), void (*columns)(const FN(group) *)) {
     const ptrdiff_t strips = args->columns ? (args->columns - 1) / LANES + 1 : 1;
     const ptrdiff_t n = args->n, width = args->columns ? LANES : 1;
