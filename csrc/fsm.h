@@ -131,6 +131,9 @@ FSM_INLINE fsm_sum fsm_two_sum(fsm_sum a, fsm_sum b) {
     return (fsm_sum){hi, (a.lo + b.lo) + error};
 }
 
+/* longdouble.c */
+extern fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];
+
 /* dispatch.c */
 extern const fsm_isa *const fsm_isas[]; /* those built for this architecture, best first */
 extern const int fsm_isa_count;
