@@ -2,17 +2,26 @@
 
 import inspect
 
+import ml_dtypes
 import numpy as np
 from reference import LARGEST_TERMS, ORACLES, as_long, as_mpf, ulp_error
 
 import fastsoftmax as fs
 from fastsoftmax import _core
 
+SLOW_ISAS = ("scalar", "base")
 NORMALIZERS = ["softmax", "log_softmax"]  # of the shape of x
 REDUCTIONS = ["logsumexp", "logmeanexp", "softmax_entropy"]
 MAX_SUBNORMAL_UNITS = 2  # of softmax, in the smallest subnormal; the largest of them are as precise as normal numbers
 ABSENT = {"softmax": 0, "log_softmax": -np.inf, "logsumexp": -np.inf, "logmeanexp": np.nan, "softmax_entropy": 0}
 """What a slice gives in which nothing takes part."""
+
+STORAGES = {name: np.dtype(name) for name in ("float16", "float32", "float64", "longdouble", "bool")}
+STORAGES |= {name: np.dtype(name) for name in ("int8", "int16", "int32", "int64", "longlong")}
+STORAGES |= {f"u{name}": np.dtype(f"u{name}") for name in ("int8", "int16", "int32", "int64", "longlong")}
+STORAGES |= {f"swapped {name}": d.newbyteorder("S") for name, d in STORAGES.items() if d.itemsize > 1}
+STORAGES |= {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+"""Every dtype of an input."""
 
 
 def call(op, x, axis=-1, **options):

@@ -8,14 +8,13 @@ import sys
 
 import numpy as np
 import pytest
-from contract import ABSENT, NORMALIZERS, call, check, check_accuracy, exact_and_largest_term, takes
+from contract import ABSENT, NORMALIZERS, SLOW_ISAS, call, check, check_accuracy, exact_and_largest_term, takes
 from reference import assert_same_bits
 from rows import LENGTHS, adversarial, breakers, confident, ordinary
 
 import fastsoftmax as fs
 from fastsoftmax import _core
 
-SLOW_ISAS = ("scalar", "base")
 TEMPERATURES = [0.7, 1e-3, 1e3]
 tempered = pytest.mark.parametrize("op", [op for op in _core.ops() if takes(op, "temperature")])
 
@@ -276,9 +275,9 @@ needs_mxcsr = pytest.mark.skipif(
 
 @needs_mxcsr
 def test_nothing_is_subnormal_on_the_way(isa, dtype, op):
-    """What would be slow on many CPUs raises a flag: a subnormal operand, or a result that underflows. Subnormal results
-    of softmax are made by integer instructions; rows that have such results of other operations are left out. Inputs
-    that are subnormal are compared, which raises the flag of the operand on every CPU and is slow on none."""
+    """What would be slow on many CPUs raises a flag: a subnormal operand, or a result that underflows. Softmax makes
+    subnormal results by integer instructions; rows that have such results of other operations are left out. Inputs that
+    are subnormal are compared, which raises the flag of the operand on every CPU and is slow on none."""
     flags = ExceptionFlags()
     tiny = np.finfo(dtype).smallest_normal
     tested = 0
