@@ -26,7 +26,7 @@ ISA_FLAGS = {
 }
 MSVC_ISA_FLAGS = {"avx512": ["/arch:AVX512"], "avx2": ["/arch:AVX2"]}
 PORTABLE_ISAS = ["base", "scalar"]
-PORTABLE_SOURCES = ["csrc/dispatch.c", "csrc/cpu.c", "csrc/threads.c"]
+PORTABLE_SOURCES = ["csrc/dispatch.c", "csrc/cpu.c", "csrc/threads.c", "csrc/longdouble.c"]
 
 MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
