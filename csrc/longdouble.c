@@ -134,7 +134,7 @@ typedef struct {
 _Static_assert(sizeof(row) <= FSM_SCRATCH, "a chunk of every operand fits");
 
 static void load_operand(row *r, int which, long double *to) {
-    fsm_gather(r->args, which, r->at.at[which], r->begin, r->count, r->raw);
+    fsm_gather(r->args, which, r->at.row.at[which], r->begin, r->count, r->raw);
     convert(r->args->operands[which].storage, r->raw, r->count, to);
 }
 
@@ -149,7 +149,7 @@ static bool load(row *r, ptrdiff_t begin) {
     load_operand(r, FSM_X, r->x);
     memset(r->takes_part, 1, sizeof r->takes_part);
     if (operands[FSM_MASK].data)
-        fsm_gather(r->args, FSM_MASK, r->at.at[FSM_MASK], begin, r->count, (char *)r->takes_part);
+        fsm_gather(r->args, FSM_MASK, r->at.row.at[FSM_MASK], begin, r->count, (char *)r->takes_part);
     if (operands[FSM_WEIGHT].data)
         load_operand(r, FSM_WEIGHT, r->weight);
     for (ptrdiff_t i = 0; i < r->count; i++) {
@@ -164,7 +164,7 @@ static bool load(row *r, ptrdiff_t begin) {
 /* Stores x in y, where it may come from. */
 static void store(row *r) {
     unconvert(r->args->operands[FSM_Y].storage, r->x, r->count, r->raw);
-    fsm_scatter(r->args, FSM_Y, r->at.at[FSM_Y], r->begin, r->count, r->raw);
+    fsm_scatter(r->args, FSM_Y, r->at.row.at[FSM_Y], r->begin, r->count, r->raw);
 }
 
 /* Stores the one element that a row has in the result of a reduction. */
@@ -172,7 +172,7 @@ static void store_reduced(row *r, int which, long double value) {
     const fsm_operand *operand = &r->args->operands[which];
     const int size = fsm_size_of[operand->storage];
     unconvert(operand->storage, &value, 1, r->raw);
-    fsm_copy(r->at.at[which], size, r->raw, size, 1, size, operand->swapped);
+    fsm_copy(r->at.row.at[which], size, r->raw, size, 1, size, operand->swapped);
 }
 
 /* ---- what is known of a row */
@@ -291,6 +291,8 @@ static row *first_row(const fsm_args *args, ptrdiff_t begin, void *scratch) {
 /* softmax or log_softmax. What takes no part gives `blank`. */
 static void normalize(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, bool logarithm) {
     const long double blank = logarithm ? -INFINITY : 0;
+    const bool to_own = args->operands[FSM_Y].storage == FSM_STORAGE_longdouble;
+    const long double limit = to_own && args->flush_below > 0 ? LDBL_MIN : args->flush_below;
     row *r = first_row(args, begin, scratch);
     for (; begin < end; begin++, fsm_cursor_next(&r->at, args)) {
         const summary s = summarize(r, args->temperature);
@@ -304,7 +306,7 @@ static void normalize(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void
                 } else {
                     const pair d = from_max(r->x[i], s.max, args->temperature);
                     const long double y = logarithm ? d.hi + (d.lo - s.tail) : term(d, 1, s.exponent) / s.sum;
-                    r->x[i] = !logarithm && y < args->flush_below ? 0 : y;
+                    r->x[i] = !logarithm && y < limit ? 0 : y;
                 }
             }
             store(r);
