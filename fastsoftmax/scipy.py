@@ -231,16 +231,20 @@ def _complex_logsumexp(a: Any, axis: Any, b: Any, keepdims: bool, return_sign: b
     adapting = (bool, int, float, complex)
     dtype = np.result_type(*(given[name] if type(given[name]) in adapting else arrays[name] for name in given))
     a, *weights = np.broadcast_arrays(*(_wide(array, dtype) for array in arrays.values()))
-    if weights:
-        b = weights[0]
-        a = np.where(b == 0, -np.inf, a)
     axes = _check.axes(axis, a.ndim)
 
     with np.errstate(all="ignore"):
+        log_scale: Any = 0.0
+        if weights:
+            a = np.where(weights[0] == 0, -np.inf, a)
+            # Lest a sum of the very largest weights overflow. A scale of 1 changes nothing.
+            huge = np.abs(weights[0]).max(axis=axes, keepdims=True, initial=0) > 2.0**960
+            b = weights[0] / np.where(huge, 2.0**64, 1.0)
+            log_scale = np.where(huge, 64 * np.log(2.0), 0.0)
         top = a.real.max(axis=axes, keepdims=True, initial=-np.inf)
         top[~np.isfinite(top)] = 0
         log, total = _log_sum(a, top, b, axes)
-        value = (log + top).astype(dtype)
+        value = (log + (top + log_scale)).astype(dtype)
         sign = np.sign(total).astype(dtype)
         sign[np.isnan(total)] = complex(np.nan, np.nan)
     pi = np.log(np.array(-1, dtype)).imag
