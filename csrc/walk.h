@@ -1,21 +1,26 @@
 /* Where elements lie: from row to row, and bytes along a row. The same for every precision. */
 
+/* Element 0 of a row, or of the first of columns, in every operand that is used. */
 typedef struct {
-    char *at[FSM_OPERANDS]; /* element 0 of the row, or of the first of the columns; NULL as the operand's data */
+    char *at[FSM_OPERANDS];
+} fsm_row;
+
+typedef struct {
+    fsm_row row;
     ptrdiff_t index[FSM_MAX_DIMS];
 } fsm_cursor;
 
 /* Row (or group of `columns` rows) number `row`, in C order of the dimensions of args. */
 FSM_INLINE_ void fsm_cursor_to(fsm_cursor *cursor, const fsm_args *args, ptrdiff_t row) {
     for (int o = 0; o < args->used; o++)
-        cursor->at[o] = args->operands[o].data;
+        cursor->row.at[o] = args->operands[o].data;
     for (int d = args->ndim - 1; d >= 0; d--) {
         const ptrdiff_t i = row % args->shape[d];
         row /= args->shape[d];
         cursor->index[d] = i;
         for (int o = 0; o < args->used; o++)
-            if (cursor->at[o])
-                cursor->at[o] += i * args->operands[o].stride[d];
+            if (cursor->row.at[o])
+                cursor->row.at[o] += i * args->operands[o].stride[d];
     }
 }
 
@@ -24,21 +29,20 @@ FSM_INLINE_ void fsm_cursor_next(fsm_cursor *cursor, const fsm_args *args) {
         const bool wraps = ++cursor->index[d] == args->shape[d];
         const ptrdiff_t steps = wraps ? 1 - args->shape[d] : 1;
         for (int o = 0; o < args->used; o++)
-            if (cursor->at[o])
-                cursor->at[o] += steps * args->operands[o].stride[d];
+            if (cursor->row.at[o])
+                cursor->row.at[o] += steps * args->operands[o].stride[d];
         if (!wraps)
             return;
         cursor->index[d] = 0;
     }
 }
 
-/* The columns from number `column` on, as a cursor of their own. */
-FSM_INLINE_ fsm_cursor fsm_cursor_column(const fsm_cursor *cursor, const fsm_args *args, ptrdiff_t column) {
-    fsm_cursor c = *cursor;
+/* The row `column` columns on. */
+FSM_INLINE_ fsm_row fsm_row_at(fsm_row row, const fsm_args *args, ptrdiff_t column) {
     for (int o = 0; o < args->used; o++)
-        if (c.at[o])
-            c.at[o] += column * args->operands[o].column;
-    return c;
+        if (row.at[o])
+            row.at[o] += column * args->operands[o].column;
+    return row;
 }
 
 static const unsigned char fsm_size_of[FSM_STORAGES] = {

@@ -49,12 +49,11 @@ def axes(value: Any, ndim: int) -> tuple[int, ...]:
 
 def result_dtype(given: np.dtype[Any], wanted: Any) -> np.dtype[Any]:
     """The dtype of the result, native, for input of dtype `given`."""
+    result: np.dtype[Any] = given if given.name in _FLOATS else np.dtype(np.float64)
     if wanted is not None:
         result = np.dtype(wanted)
         if result.name not in _FLOATS:
             raise TypeError(f"dtype must be float16, bfloat16, float32, float64 or longdouble, got {result}.")
-    else:
-        result = given if given.name in _FLOATS else np.dtype(np.float64)
     return result.newbyteorder("=")
 
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: freethreading_compatible=True
+# cython: freethreading_compatible=True, autotestdict=False
 """The only binding: NumPy buffers to kernels. Nothing here raises for an argument; see _check.py."""
 
 from contextvars import ContextVar
@@ -190,8 +190,8 @@ def normalize(int op, x, axis_of_x, out, int threads):
 
 
 def compute(
-    int op, compute_dtype, x, axes, y, int threads, mask=None, weights=None, sign=None, double temperature=1,
-    bint zero_if_all_neg_inf=False, double flush_below=0,
+    int op, compute_dtype, x, axes, y, int threads, mask=None, weights=None, sign=None, double temperature=1.0,
+    bint zero_if_all_neg_inf=False, double flush_below=0.0,
 ):
     """Operation number `op` on x along `axes`, a tuple of different numbers from 0 on, into y.
 

@@ -15,7 +15,7 @@ enum { FN(HAS_NAN) = 1, FN(HAS_INF) = 2, FN(HAS_MINUS_INF) = 4 };
 
 typedef struct {
     double max[LANES];   /* of the x that take part; -inf: nothing does, or nothing else */
-    double e[LANES];     /* with its weight */
+    double e[LANES];     /* times its weight */
     double weight[LANES];
     double k[LANES], shift[LANES];
     fsm_sum others[LANES];   /* T */
@@ -133,7 +133,6 @@ FSM_INLINE void FN(log_chunk)(FN(log_state) * s, real *x, const real *w, real *s
     const vec maxima = columns ? vec_load(finite_max) : vec_set1(finite_max[0]);
     const vec shifts = columns ? vec_load(shift) : vec_set1(shift[0]);
     const FN(exp_frame) frame = FN(exp_frame_of)(maxima, shifts, beta);
-    vec_store(e, FN(exp)(maxima, frame, true));
     vec_store(k, FN(exp_frame_k)(&frame));
 
     const FN(terms) terms = s->careful ? FN(CAREFUL) : FN(PLAIN);
@@ -146,21 +145,21 @@ FSM_INLINE void FN(log_chunk)(FN(log_state) * s, real *x, const real *w, real *s
             s->weight[j] = w[s->index[j] * step + j];
     }
     if (w) {
-        FN(sum_rows)(x, x, n, NULL, &frame, terms, s->others, columns);
+        FN(sum_rows)(x, x, n, &frame, terms, s->others, columns);
         for (ptrdiff_t i = 0; i < n * step; i++)
             x[i] *= w[i] * (real)unit * (real)unit;
-        FN(sum_rows)(x, NULL, n, s->index, &frame, FN(GIVEN), s->others, columns);
+        FN(sum_rows_without)(x, n, s->index, e, &frame, FN(GIVEN), s->others, columns);
     } else if (spare) {
-        FN(sum_rows)(x, spare, n, NULL, &frame, terms, s->distance, columns);
-        FN(sum_rows)(spare, NULL, n, s->index, &frame, FN(GIVEN), s->others, columns);
+        FN(sum_rows)(x, spare, n, &frame, terms, s->others, columns);
+        FN(sum_rows_without)(spare, n, s->index, e, &frame, FN(GIVEN), s->others, columns);
         FN(distances)(x, spare, n * step, maxima);
-        FN(sum_rows)(x, NULL, n, NULL, &frame, FN(GIVEN), s->distance, columns);
+        FN(sum_rows)(x, NULL, n, &frame, FN(GIVEN), s->distance, columns);
     } else {
-        FN(sum_rows)(x, NULL, n, s->index, &frame, terms, s->others, columns);
+        FN(sum_rows_without)(x, n, s->index, e, &frame, terms, s->others, columns);
     }
     for (int j = 0; j < rows; j++) {
         s->max[j] = max[j];
-        s->e[j] = e[j] * (s->weight[j] * unit * unit);
+        s->e[j] = e[j];
         s->k[j] = k[j] + (weights_finite ? exponent : 0);
         s->shift[j] = shift[j];
         if (s->index[j] >= 0)
@@ -219,7 +218,7 @@ FSM_INLINE_ void FN(log_merge)(FN(log_state) * s, const FN(log_state) * c, int r
 FSM_INLINE void FN(load_weights)(const FN(group) * g, int t, ptrdiff_t begin, ptrdiff_t count, real *x, real *w,
                                  bool columns) {
     const fsm_args *args = g->args;
-    const fsm_cursor first = fsm_cursor_column(&g->cursor, args, t * LANES);
+    const fsm_row first = fsm_row_at(g->row, args, t * LANES);
     const bool masked = args->operands[FSM_MASK].data;
     if (columns) {
         const ptrdiff_t left = g->columns - t * LANES, here = left < LANES ? left : LANES;
@@ -237,8 +236,7 @@ FSM_INLINE void FN(load_weights)(const FN(group) * g, int t, ptrdiff_t begin, pt
 
 /* The states of all tiles of a group. `spare`: room for a tile's chunk, where there are weights or distances are asked
  * for, else NULL. */
-FSM_INLINE void FN(log_sweep_body)(const FN(group) * g, FN(log_state) * states, real *spare, FN(beta) beta,
-                                   bool columns) {
+FSM_INLINE void FN(log_sweep_body)(const FN(group) * g, FN(log_state) * states, real *spare, bool columns) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n;
     const bool weighted = args->operands[FSM_WEIGHT].data;
@@ -250,30 +248,30 @@ FSM_INLINE void FN(log_sweep_body)(const FN(group) * g, FN(log_state) * states, 
         if (!g->held && !ready)
             FN(load_group)(g, c, count);
         for (int t = 0; t < g->tiles; t++) {
-            real *x = ready ? (real *)g->cursor.at[FSM_X] + c : FN(tile_chunk)(g, t, c);
+            real *x = ready ? (real *)g->row.at[FSM_X] + c : FN(tile_chunk)(g, t, c);
             if (weighted)
                 FN(load_weights)(g, t, c, count, x, spare, columns);
             FN(log_state) chunk, *s = c == 0 ? &states[t] : &chunk;
-            FN(log_chunk)(s, x, weighted ? spare : NULL, weighted ? NULL : spare, count, c, beta, columns);
+            FN(log_chunk)(s, x, weighted ? spare : NULL, weighted ? NULL : spare, count, c, g->beta, columns);
             if (c > 0)
-                FN(log_merge)(&states[t], &chunk, ROWS(columns), beta.hi);
+                FN(log_merge)(&states[t], &chunk, ROWS(columns), 1 / args->temperature);
         }
     }
 }
 
-FSM_OUTLINE_ void FN(log_sweep_row)(const FN(group) * g, FN(log_state) * states, real *spare, FN(beta) beta) {
-    FN(log_sweep_body)(g, states, spare, beta, false);
+FSM_OUTLINE_ void FN(log_sweep_row)(const FN(group) * g, FN(log_state) * states, real *spare) {
+    FN(log_sweep_body)(g, states, spare, false);
 }
 
-FSM_OUTLINE_ void FN(log_sweep_columns)(const FN(group) * g, FN(log_state) * states, real *spare, FN(beta) beta) {
-    FN(log_sweep_body)(g, states, spare, beta, true);
+FSM_OUTLINE_ void FN(log_sweep_columns)(const FN(group) * g, FN(log_state) * states, real *spare) {
+    FN(log_sweep_body)(g, states, spare, true);
 }
 
-FSM_INLINE void FN(log_sweep)(const FN(group) * g, FN(log_state) * states, real *spare, FN(beta) beta, bool columns) {
+FSM_INLINE void FN(log_sweep)(const FN(group) * g, FN(log_state) * states, real *spare, bool columns) {
     if (columns)
-        FN(log_sweep_columns)(g, states, spare, beta);
+        FN(log_sweep_columns)(g, states, spare);
     else
-        FN(log_sweep_row)(g, states, spare, beta);
+        FN(log_sweep_row)(g, states, spare);
 }
 
 /* ---- results */
@@ -295,7 +293,7 @@ FSM_INLINE void FN(store_reduced)(const FN(group) * g, int which, int t, const d
         if (isnan(results[j]))
             memcpy(&values[j], &nan_bits, sizeof nan_bits);
     }
-    FN(store_across)(operand, g->cursor.at[which] + t * LANES * operand->column, operand->column, here, values);
+    FN(store_across)(operand, g->row.at[which] + t * LANES * operand->column, operand->column, here, values);
 }
 
 /* A reduction: half of the scratch is for x, the other half is spare. */

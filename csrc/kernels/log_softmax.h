@@ -52,10 +52,10 @@ FSM_INLINE void FN(log_softmax_group)(const FN(group) * g, bool columns) {
     const bool x_ready = !columns && FN(lies_ready)(args, FSM_X) && !masked;
     const bool y_ready = !columns && FN(lies_ready)(args, FSM_Y);
     const bool loaded = !x_ready && (g->held || n <= FSM_CHUNK); /* by the first sweep, to stay */
-    const FN(beta) beta = FN(beta_of)(args->temperature);
+    const FN(beta) beta = g->beta;
     FN(log_state) states[MAX_TILES];
     FN(log_softmax_plan) plans[MAX_TILES];
-    FN(log_sweep)(g, states, NULL, beta, columns);
+    FN(log_sweep)(g, states, NULL, columns);
     for (int t = 0; t < g->tiles; t++)
         plans[t] = FN(log_softmax_plan_of)(&states[t], columns);
     for (ptrdiff_t c = 0; c < n; c += piece) {
@@ -65,8 +65,8 @@ FSM_INLINE void FN(log_softmax_group)(const FN(group) * g, bool columns) {
         for (int t = 0; t < g->tiles; t++) {
             const FN(log_softmax_plan) *plan = &plans[t];
             real *scratch = FN(tile_chunk)(g, t, c);
-            const real *x = x_ready ? (const real *)g->cursor.at[FSM_X] + c : scratch;
-            real *y = y_ready ? (real *)g->cursor.at[FSM_Y] + c : scratch;
+            const real *x = x_ready ? (const real *)g->row.at[FSM_X] + c : scratch;
+            real *y = y_ready ? (real *)g->row.at[FSM_Y] + c : scratch;
             FN(log_softmax_chunk)(x, y, count * width, plan, beta.hi, states[t].careful);
             for (int j = 0; j < width; j++)
                 if (plan->index[j] >= c && plan->index[j] < c + count)
@@ -81,7 +81,7 @@ FSM_INLINE void FN(log_softmax_group)(const FN(group) * g, bool columns) {
         const FN(log_state) *s = &states[row / LANES];
         const int j = (int)(row % LANES);
         if (s->flags[j] || s->max[j] == -INFINITY) {
-            const fsm_cursor here = FN(row_of)(g, row);
+            const fsm_row here = FN(row_of)(g, row);
             FN(fill_row)(args, &here, !s->flags[j], -(real)INFINITY);
         }
     }

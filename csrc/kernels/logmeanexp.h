@@ -1,7 +1,7 @@
 /* logmeanexp: m + (log1p(T/e) - log(count)), by log_family.h; count is the number of elements that take part. */
 
 /* How many elements of a row take part. */
-static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_cursor *row) {
+static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_row *row) {
     if (!args->operands[FSM_MASK].data)
         return args->n;
     uint8_t takes_part[FSM_CHUNK];
@@ -17,14 +17,14 @@ static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_cursor *row) {
 
 FSM_INLINE void FN(logmeanexp_group)(const FN(group) * g, bool columns) {
     FN(log_state) states[MAX_TILES];
-    FN(log_sweep)(g, states, NULL, FN(beta_of)(1), columns);
+    FN(log_sweep)(g, states, NULL, columns);
     for (int t = 0; t < g->tiles; t++) {
         const FN(log_state) *s = &states[t];
         const ptrdiff_t left = g->columns - t * LANES, here = columns ? (left < LANES ? left : LANES) : 1;
         double results[LANES], tails[LANES];
         FN(log_tails)(s, tails, columns);
         for (ptrdiff_t j = 0; j < here; j++) {
-            const fsm_cursor row = FN(row_of)(g, t * LANES + j);
+            const fsm_row row = FN(row_of)(g, t * LANES + j);
             const ptrdiff_t parts = FN(count_parts)(g->args, &row);
             results[j] = s->max[j] > -INFINITY ? s->max[j] + (tails[j] - fsm_log((double)parts)) : -INFINITY;
             if (s->flags[j])

@@ -28,7 +28,7 @@ FSM_INLINE_ double FN(log_weighted)(const FN(log_state) * s, int j, double *sign
 FSM_INLINE void FN(logsumexp_group)(const FN(group) * g, bool columns) {
     const bool weighted = g->args->operands[FSM_WEIGHT].data, signs = g->args->operands[FSM_SIGN].data;
     FN(log_state) states[MAX_TILES];
-    FN(log_sweep)(g, states, weighted ? FN(spare_of)(g) : NULL, FN(beta_of)(1), columns);
+    FN(log_sweep)(g, states, weighted ? FN(spare_of)(g) : NULL, columns);
     for (int t = 0; t < g->tiles; t++) {
         const FN(log_state) *s = &states[t];
         double results[LANES], sign[LANES], tails[LANES];

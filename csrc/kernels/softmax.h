@@ -56,22 +56,22 @@ static void FN(softmax_ready)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t e
     fsm_cursor_to(&cursor, args, begin);
     FN(softmax_plan) next;
     for (ptrdiff_t row = begin; row < end; row++) {
-        const real *x = (const real *)cursor.at[FSM_X];
-        real *y = (real *)cursor.at[FSM_Y];
+        const real *x = (const real *)cursor.row.at[FSM_X];
+        real *y = (real *)cursor.row.at[FSM_Y];
         if (!look_ahead || row == begin)
             next = FN(softmax_plan_of)(FN(softmax_range)(x, n), beta, false);
         const FN(softmax_plan) plan = next;
         fsm_sum sum = {0, 0};
         for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
             const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-            fsm_sum chunk = plan.careful ? FN(sum_row)(x + c, y + c, count, -1, &plan.frame, FN(CAREFUL))
-                                         : FN(sum_row_body)(x + c, y + c, count, -1, plan.frame, FN(PLAIN));
+            fsm_sum chunk = plan.careful ? FN(sum_row)(x + c, y + c, count, -1, NULL, &plan.frame, FN(CAREFUL))
+                                         : FN(sum_row_body)(x + c, y + c, count, -1, NULL, plan.frame, FN(PLAIN));
             sum = FN(sum_merge)(sum, chunk);
         }
-        const fsm_cursor here = cursor;
+        const fsm_row here = cursor.row;
         fsm_cursor_next(&cursor, args);
         if (look_ahead && row + 1 < end)
-            next = FN(softmax_plan_of)(FN(softmax_range)((const real *)cursor.at[FSM_X], n), beta, false);
+            next = FN(softmax_plan_of)(FN(softmax_range)((const real *)cursor.row.at[FSM_X], n), beta, false);
         if (!isfinite(plan.row_max) || isnan(sum.hi)) {
             FN(fill_row)(args, &here, plan.row_max == -(real)INFINITY, 0);
             continue;
@@ -93,7 +93,7 @@ typedef struct {
 /* The second sweep of a chunk; e may be NULL. */
 FSM_INLINE void FN(softmax_add)(FN(softmax_state) * s, real *x, real *e, ptrdiff_t count, bool columns) {
     fsm_sum chunk[LANES];
-    FN(sum_rows)(x, e, count, NULL, &s->plan.frame, s->plan.careful ? FN(CAREFUL) : FN(PLAIN), chunk, columns);
+    FN(sum_rows)(x, e, count, &s->plan.frame, s->plan.careful ? FN(CAREFUL) : FN(PLAIN), chunk, columns);
     for (int j = 0; j < ROWS(columns); j++)
         s->sums[j] = FN(sum_merge)(s->sums[j], chunk[j]);
 }
@@ -101,7 +101,7 @@ FSM_INLINE void FN(softmax_add)(FN(softmax_state) * s, real *x, real *e, ptrdiff
 FSM_INLINE void FN(softmax_group)(const FN(group) * g, bool columns) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n, width = ROWS(columns), piece = g->held ? n : FSM_CHUNK;
-    const FN(beta) beta = FN(beta_of)(args->temperature);
+    const FN(beta) beta = g->beta;
     FN(softmax_state) states[MAX_TILES];
 
     for (ptrdiff_t c = 0; c < n; c += piece) {
@@ -133,7 +133,7 @@ FSM_INLINE void FN(softmax_group)(const FN(group) * g, bool columns) {
             for (int t = 0; t < g->tiles; t++) {
                 real *x = FN(tile_chunk)(g, t, c);
                 fsm_sum unused[LANES];
-                FN(sum_rows)(x, x, count, NULL, &states[t].plan.frame, FN(CAREFUL), unused, columns);
+                FN(sum_rows)(x, x, count, &states[t].plan.frame, FN(CAREFUL), unused, columns);
             }
         }
         for (int t = 0; t < g->tiles; t++) {
@@ -148,7 +148,7 @@ FSM_INLINE void FN(softmax_group)(const FN(group) * g, bool columns) {
         real max[LANES];
         vec_store(max, states[row / LANES].plan.max);
         if (!isfinite(max[row % LANES]) || isnan(states[row / LANES].sums[row % LANES].hi)) {
-            const fsm_cursor here = FN(row_of)(g, row);
+            const fsm_row here = FN(row_of)(g, row);
             FN(fill_row)(args, &here, max[row % LANES] == -(real)INFINITY, 0);
         }
     }

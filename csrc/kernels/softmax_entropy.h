@@ -2,9 +2,8 @@
  * terms are positive or 0, so nothing cancels. */
 
 FSM_INLINE void FN(softmax_entropy_group)(const FN(group) * g, bool columns) {
-    const FN(beta) beta = FN(beta_of)(g->args->temperature);
     FN(log_state) states[MAX_TILES];
-    FN(log_sweep)(g, states, FN(spare_of)(g), beta, columns);
+    FN(log_sweep)(g, states, FN(spare_of)(g), columns);
     for (int t = 0; t < g->tiles; t++) {
         const FN(log_state) *s = &states[t];
         const ptrdiff_t left = g->columns - t * LANES, here = columns ? (left < LANES ? left : LANES) : 1;
@@ -17,7 +16,7 @@ FSM_INLINE void FN(softmax_entropy_group)(const FN(group) * g, bool columns) {
             if (s->flags[j])
                 results[j] = NAN;
             if (s->max[j] == -INFINITY) {
-                const fsm_cursor row = FN(row_of)(g, t * LANES + j);
+                const fsm_row row = FN(row_of)(g, t * LANES + j);
                 results[j] = s->flags[j] || FN(takes_part)(g->args, &row) ? NAN : 0;
             }
         }

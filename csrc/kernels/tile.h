@@ -11,12 +11,13 @@
 
 typedef struct {
     const fsm_args *args;
-    fsm_cursor cursor; /* the row, or the first column */
+    fsm_row row;       /* or the first column */
     ptrdiff_t columns; /* how many rows it has; 0 for one row, not as a tile */
     int tiles;
     bool held;       /* whole rows are in the scratch */
     ptrdiff_t pitch; /* from one tile to the next */
     real *scratch;
+    FN(beta) beta; /* of args->temperature */
 } FN(group);
 
 /* Rows of a tile. */
@@ -29,19 +30,19 @@ FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t
     const fsm_args *args = g->args;
     const bool masked = args->operands[FSM_MASK].data;
     if (g->columns) {
-        FN(load_columns)(args, FSM_X, g->cursor.at[FSM_X], begin, count, g->columns, g->scratch, g->pitch);
+        FN(load_columns)(args, FSM_X, g->row.at[FSM_X], begin, count, g->columns, g->scratch, g->pitch);
         if (masked)
-            FN(blank_columns)(args, g->cursor.at[FSM_MASK], begin, count, g->columns, g->scratch, g->pitch, -(real)INFINITY);
+            FN(blank_columns)(args, g->row.at[FSM_MASK], begin, count, g->columns, g->scratch, g->pitch, -(real)INFINITY);
     } else {
-        FN(load)(args, FSM_X, g->cursor.at[FSM_X], begin, count, g->scratch);
+        FN(load)(args, FSM_X, g->row.at[FSM_X], begin, count, g->scratch);
         if (masked)
-            FN(blank)(args, g->cursor.at[FSM_MASK], begin, count, g->scratch, -(real)INFINITY);
+            FN(blank)(args, g->row.at[FSM_MASK], begin, count, g->scratch, -(real)INFINITY);
     }
 }
 
 /* Writes elements [begin, begin + count) of y. */
 FSM_OUTLINE_ void FN(store_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
-    char *y = g->cursor.at[FSM_Y];
+    char *y = g->row.at[FSM_Y];
     if (g->columns)
         FN(store_columns)(g->args, FSM_Y, y, begin, count, g->columns, g->scratch, g->pitch);
     else
@@ -59,12 +60,12 @@ FSM_INLINE_ real *FN(tile_chunk)(const FN(group) * g, int t, ptrdiff_t c) {
 }
 
 /* One row of the group. */
-FSM_INLINE_ fsm_cursor FN(row_of)(const FN(group) * g, ptrdiff_t row) {
-    return fsm_cursor_column(&g->cursor, g->args, row);
+FSM_INLINE_ fsm_row FN(row_of)(const FN(group) * g, ptrdiff_t row) {
+    return fsm_row_at(g->row, g->args, row);
 }
 
 /* Whether any element of a row takes part. */
-static bool FN(takes_part)(const fsm_args *args, const fsm_cursor *row) {
+static bool FN(takes_part)(const fsm_args *args, const fsm_row *row) {
     if (!args->operands[FSM_MASK].data)
         return true;
     uint8_t takes_part[FSM_CHUNK];
@@ -79,7 +80,7 @@ static bool FN(takes_part)(const fsm_args *args, const fsm_cursor *row) {
 
 /* The result of a row without one: all -inf gives `blank` if that is asked for or nothing takes part; else all that
  * takes part is the one NaN that results hold: propagated ones differ between CPUs. */
-static void FN(fill_row)(const fsm_args *args, const fsm_cursor *row, bool all_neg_inf, real blank) {
+static void FN(fill_row)(const fsm_args *args, const fsm_row *row, bool all_neg_inf, real blank) {
     const real_bits nan_bits = QUIET_NAN_BITS;
     real value = blank, chunk[FSM_CHUNK];
     if (!all_neg_inf || (!args->zero_if_all_neg_inf && FN(takes_part)(args, row)))
@@ -105,6 +106,7 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
     fsm_cursor cursor;
     g.args = args;
     g.scratch = scratch;
+    g.beta = FN(beta_of)(args->temperature);
     g.held = hold && n * width <= room;
     /* A block apart, so that the same element of every tile does not compete for the same place in the cache. */
     g.pitch = (g.held ? n : chunk) * width + LANES;
@@ -113,7 +115,7 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
     for (ptrdiff_t unit = begin; unit < end; unit += g.tiles) {
         g.columns = 0;
         g.tiles = 1;
-        g.cursor = cursor;
+        g.row = cursor.row;
         const ptrdiff_t strip = unit % strips;
         if (args->columns) {
             const ptrdiff_t left = strips - strip < end - unit ? strips - strip : end - unit;
@@ -121,7 +123,7 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
             g.columns = args->columns - strip * LANES;
             if (g.columns > g.tiles * LANES)
                 g.columns = g.tiles * LANES;
-            g.cursor = fsm_cursor_column(&cursor, args, strip * LANES);
+            g.row = fsm_row_at(g.row, args, strip * LANES);
             columns(&g);
         } else {
             row(&g);

@@ -1,6 +1,7 @@
 /* The vector layer and the sums, each as one function, for tests/test_native.py. Compiled into an instruction set's
  * file, once a precision, where the build defines FSM_PROBE as the path of this file. */
 #include "half.h"
+#include "scalar_math.h"
 
 /* Runs vec_<function>, or one of the portable headers, on blocks a, b, c and an integer n; writes its result and
  * returns the bytes written. */
@@ -13,6 +14,12 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
 #define BLOCK(name, value)                                                                                             \
     if (IS(name)) {                                                                                                    \
         vec_store(out, value);                                                                                         \
+        return LANES * sizeof(real);                                                                                   \
+    }
+#define EACH_LANE(name, value)                                                                                         \
+    if (IS(name)) {                                                                                                    \
+        for (int j = 0; j < LANES; j++)                                                                                \
+            out[j] = (real)(value);                                                                                    \
         return LANES * sizeof(real);                                                                                   \
     }
     BLOCK(load, va)
@@ -45,15 +52,15 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         return sizeof(real);
     }
 
+    EACH_LANE(log1p, fsm_log1p(a[j]))
+    EACH_LANE(log, fsm_log(a[j]))
+    EACH_LANE(exp, fsm_exp(a[j]))
+
     /* Half precision: 16-bit numbers are LANES at the start of a block. */
     uint16_t half[LANES];
     memcpy(half, a, sizeof half);
     BLOCK(load_f16, vec_load_f16(half))
-    if (IS(load_bf16)) {
-        for (int j = 0; j < LANES; j++)
-            out[j] = fsm_bf16_to_f32(half[j]);
-        return LANES * sizeof(real);
-    }
+    EACH_LANE(load_bf16, fsm_bf16_to_f32(half[j]))
     if (IS(odd)) {
         float *odd = result;
         for (int j = 0; j < LANES; j++)
@@ -89,6 +96,7 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
     return 0;
 #undef IS
 #undef BLOCK
+#undef EACH_LANE
 }
 
 /* The exponentials that softmax adds up, and their sum: for one row of n (columns = 0), or for n rows of fewer than
