@@ -145,6 +145,9 @@ extern const double fsm_op_max_ulp[FSM_OPS];
 extern const char *const fsm_op_bound[FSM_OPS]; /* what max_ulp is relative to */
 extern const char fsm_compiler[];
 
+/* longdouble.c: the operations in long double. They take any storage, but rows only: columns == 0. */
+extern fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];
+
 /* threads.c */
 ptrdiff_t fsm_units(const fsm_args *args, int dtype);
 bool fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads); /* all units; false: out of memory */

@@ -29,10 +29,7 @@ typedef struct {
 
 /* 2^d for an integer d <= 1023, or 0 where that is subnormal. */
 FSM_INLINE_ double FN(power_of_two)(double d) {
-    const uint64_t bits = d < -1022 ? 0 : (uint64_t)(1023 + (int)d) << 52;
-    double power;
-    memcpy(&power, &bits, sizeof power);
-    return power;
+    return d < -1022 ? 0 : fsm_f64_of_bits((uint64_t)(1023 + (int)d) << 52);
 }
 
 /* The maximum of each row and where it first is, -1 if it is -inf or NaN. */
@@ -178,8 +175,7 @@ FSM_INLINE_ double FN(log_ratio)(const FN(log_state) * from, const FN(log_state)
     /* k*LN2_HI is exact, and so is its difference to a shift that is near. */
     const double d = (from->shift[j] - to->shift[j]) * beta;
     const double k = from->k[j] - to->k[j];
-    const double ln2_hi = 0x1.62e42fecp-1, ln2_lo = 0x1.d1cf79abc9e3bp-32;
-    return fsm_exp((d + k * ln2_hi) + k * ln2_lo);
+    return fsm_exp((d + k * FSM_LN2_HI) + k * FSM_LN2_LO);
 }
 
 /* s = s and then the later chunk c. */
