@@ -126,7 +126,7 @@ class Driver:
         return self._call("isas").decode().split()
 
     def run(self, op, isa, x):
-        """`op` of a C-contiguous (outer, n, inner) array along its middle axis, which a reduction leaves with length 1."""
+        """`op` of a C-contiguous (outer, n, inner) array along its middle axis; a reduction leaves 1 of it."""
         outer, _, inner = x.shape
         result = self._call("run", op, isa, f"f{x.dtype.itemsize * 8}", *x.shape, data=x.tobytes())
         return np.frombuffer(result, x.dtype).reshape(outer, -1, inner)
