@@ -48,7 +48,7 @@ enum { FSM_F32, FSM_F64, FSM_DTYPES };
 
 /* What elements may be stored as; loaders and storers convert (load.h, store.h). */
 enum {
-#define HALF(name)         FSM_STORAGE_##name,
+#define HALF(name)          FSM_STORAGE_##name,
 #define FLOAT(name, type)   FSM_STORAGE_##name,
 #define INTEGER(name, type) FSM_STORAGE_##name,
 #include "storage.def"
@@ -61,7 +61,8 @@ enum {
 /* More threads than this cannot be asked for. */
 #define FSM_MAX_THREADS 1024
 
-/* An array as a kernel walks it. Steps and strides are in bytes and may be negative or zero; nothing need be aligned. */
+/* An array as a kernel walks it. Steps and strides are in bytes and may be negative or zero; nothing need be aligned.
+ */
 typedef struct {
     char *data; /* element 0 of row 0; NULL: there is none */
     int storage;
@@ -99,7 +100,7 @@ typedef struct {
 
     double temperature;       /* x / temperature is what counts */
     bool zero_if_all_neg_inf; /* what rows of -inf give: the result for a masked element, or NaN */
-    double flush_below;       /* results of softmax below this become 0 */
+    double flush_below;       /* results of softmax below this become 0 (long double, which it cannot hold: if > 0) */
 } fsm_args;
 
 /* Computes work units [begin, end): rows, or strips of FSM_STRIP(dtype) columns, in C order of the other dimensions.
@@ -131,9 +132,6 @@ FSM_INLINE fsm_sum fsm_two_sum(fsm_sum a, fsm_sum b) {
     return (fsm_sum){hi, (a.lo + b.lo) + error};
 }
 
-/* longdouble.c */
-extern fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];
-
 /* dispatch.c */
 extern const fsm_isa *const fsm_isas[]; /* those built for this architecture, best first */
 extern const int fsm_isa_count;
@@ -144,6 +142,9 @@ extern const char *const fsm_op_names[FSM_OPS];
 extern const double fsm_op_max_ulp[FSM_OPS];
 extern const char *const fsm_op_bound[FSM_OPS]; /* what max_ulp is relative to */
 extern const char fsm_compiler[];
+
+/* longdouble.c: the operations in long double. They take any storage, but rows only: columns == 0. */
+extern fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];
 
 /* threads.c */
 ptrdiff_t fsm_units(const fsm_args *args, int dtype);

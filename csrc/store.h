@@ -61,7 +61,7 @@ static void FN(store)(const fsm_args *args, int which, char *row, ptrdiff_t begi
 
 /* `count` <= LANES numbers, `step` bytes apart at `to`. */
 FSM_OUTLINE_ void FN(store_across)(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count,
-                                  const real *from) {
+                                   const real *from) {
     const int size = fsm_size_of[operand->storage];
     if (step == size && !operand->swapped) {
         FN(unconvert)(operand->storage, from, count, to);

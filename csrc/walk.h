@@ -46,7 +46,7 @@ FSM_INLINE_ fsm_row fsm_row_at(fsm_row row, const fsm_args *args, ptrdiff_t colu
 }
 
 static const unsigned char fsm_size_of[FSM_STORAGES] = {
-#define HALF(name)         sizeof(uint16_t),
+#define HALF(name)          sizeof(uint16_t),
 #define FLOAT(name, type)   sizeof(type),
 #define INTEGER(name, type) sizeof(type),
 #include "storage.def"
@@ -150,6 +150,5 @@ static void fsm_scatter(const fsm_args *args, int which, char *row, ptrdiff_t be
 /* Whether a row's elements lie side by side in the machine's byte order. */
 FSM_INLINE_ bool fsm_is_contiguous(const fsm_args *args, int which) {
     const fsm_operand *operand = &args->operands[which];
-    return args->axes == 1 && !operand->swapped &&
-           (operand->step[0] == fsm_size_of[operand->storage] || args->n == 1);
+    return args->axes == 1 && !operand->swapped && (operand->step[0] == fsm_size_of[operand->storage] || args->n == 1);
 }

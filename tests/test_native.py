@@ -37,19 +37,21 @@ def cases(dtype):
         yield name, x[:, :6000]
 
 
-def test_every_isa_gives_the_bits_of_scalar(driver, dtype):
+@pytest.mark.parametrize("op", _core.ops())
+def test_every_isa_gives_the_bits_of_scalar(driver, dtype, op):
+    function = getattr(fs, op)
     for name, x in cases(dtype):
         x = np.ascontiguousarray(x)
         with running_on("scalar"):
-            expected = fs.softmax(x)
+            expected = function(x, axis=1).reshape(len(x), -1)
         for isa in driver.isas():
             if isa == "base" or (isa == "scalar" and x.size > 3000):
                 continue
-            rows = driver.run("softmax", isa, x[:, :, None])[:, :, 0]
+            rows = driver.run(op, isa, x[:, :, None])[:, :, 0]
             assert_same_bits(rows, expected, f"{name} on {isa}")
             if x.shape[1] <= 1100:
                 columns = np.repeat(x[:, :, None], 35, axis=2)
-                columns = driver.run("softmax", isa, columns)
+                columns = driver.run(op, isa, columns)
                 expected_columns = np.repeat(expected[:, :, None], 35, axis=2)
                 assert_same_bits(columns, expected_columns, f"{name} in columns on {isa}")
 
@@ -122,6 +124,7 @@ def lanewise(function, dtype):
         "sub": lambda a, b, c: a - b,
         "mul": lambda a, b, c: a * b,
         "fma": fma,
+        "mul_error": lambda a, b, c: fma(a, b, -(a * b)),
         "scale": lambda a, b, c: fma(a, b, a * c),
         "max": lambda a, b, c: np.where(a > b, a, b),
         "min": lambda a, b, c: np.where(a < b, a, b),
@@ -142,6 +145,7 @@ LANEWISE = [
     "sub",
     "mul",
     "fma",
+    "mul_error",
     "scale",
     "max",
     "min",

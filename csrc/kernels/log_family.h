@@ -1,21 +1,21 @@
-/* What log_softmax, logsumexp, logmeanexp and softmax_entropy share: the logarithm of a sum of exponentials, in one sweep
- * and to full relative accuracy.
+/* What log_softmax, logsumexp, logmeanexp and softmax_entropy share: the logarithm of a sum of exponentials, in one
+ * sweep and to full relative accuracy.
  *
  * Each chunk leaves out the first occurrence of its own maximum and keeps
  *
  *   m   the maximum             e   its exponential, by the kernel's own exp
  *   T   the sum of the others   D   for the entropy, the sum of exp(x) * (m - x), x not yet times beta
  *
- * e and T relative to 2^k, or to exp(shift) for a maximum of 2^21 and more. Chunks merge in index order: the one with the
- * larger maximum stays, and the other's e joins its T. In the end log(sum exp(x)) = m + log1p(T/e), which loses nothing
- * where one element is nearly all of the sum. */
+ * e and T relative to 2^k, or to exp(shift) for a maximum of 2^21 and more, or with weights. Chunks merge in index
+ * order: the one with the larger maximum stays, and the other's e joins its T. In the end log(sum exp(x)) = m +
+ * log1p(T/e), which loses nothing where one element is nearly all of the sum. */
 
 /* A NaN, or an infinity with a weight of either sign, among the elements. */
 enum { FN(HAS_NAN) = 1, FN(HAS_INF) = 2, FN(HAS_MINUS_INF) = 4 };
 
 typedef struct {
-    double max[LANES];   /* of the x that take part; -inf: nothing does, or nothing else */
-    double e[LANES];     /* times its weight */
+    double max[LANES]; /* of the x that take part; -inf: nothing does, or nothing else */
+    double e[LANES];   /* times its weight */
     double weight[LANES];
     double k[LANES], shift[LANES];
     fsm_sum others[LANES];   /* T */
@@ -29,10 +29,7 @@ typedef struct {
 
 /* 2^d for an integer d <= 1023, or 0 where that is subnormal. */
 FSM_INLINE_ double FN(power_of_two)(double d) {
-    const uint64_t bits = d < -1022 ? 0 : (uint64_t)(1023 + (int)d) << 52;
-    double power;
-    memcpy(&power, &bits, sizeof power);
-    return power;
+    return d < -1022 ? 0 : fsm_f64_of_bits((uint64_t)(1023 + (int)d) << 52);
 }
 
 /* The maximum of each row and where it first is, -1 if it is -inf or NaN. */
@@ -128,6 +125,8 @@ FSM_INLINE void FN(log_chunk)(FN(log_state) * s, real *x, const real *w, real *s
     for (int j = 0; j < rows; j++) {
         finite_max[j] = isfinite(max[j]) ? max[j] : 0;
         shift[j] = FN(in_direct_range)(finite_max[j] * beta.hi) ? 0 : finite_max[j];
+        if (w) /* e of a maximum is then a power of two, so that weights that cancel leave 0 */
+            shift[j] = finite_max[j];
         s->careful |= shift[j] != 0;
     }
     const vec maxima = columns ? vec_load(finite_max) : vec_set1(finite_max[0]);
@@ -178,8 +177,7 @@ FSM_INLINE_ double FN(log_ratio)(const FN(log_state) * from, const FN(log_state)
     /* k*LN2_HI is exact, and so is its difference to a shift that is near. */
     const double d = (from->shift[j] - to->shift[j]) * beta;
     const double k = from->k[j] - to->k[j];
-    const double ln2_hi = 0x1.62e42fecp-1, ln2_lo = 0x1.d1cf79abc9e3bp-32;
-    return fsm_exp((d + k * ln2_hi) + k * ln2_lo);
+    return fsm_exp((d + k * FSM_LN2_HI) + k * FSM_LN2_LO);
 }
 
 /* s = s and then the later chunk c. */

@@ -1,4 +1,6 @@
-/* logmeanexp: m + (log1p(T/e) - log(count)), by log_family.h; count is the number of elements that take part. */
+/* logmeanexp: m + (log1p(T/e) - log(count)), by log_family.h; count is the number of elements that take part. Where
+ * these two nearly cancel, as in a row of nearly equal elements, it is m + log1p((T/e - (count - 1)) / count) instead.
+ */
 
 /* How many elements of a row take part. */
 static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_row *row) {
@@ -26,7 +28,9 @@ FSM_INLINE void FN(logmeanexp_group)(const FN(group) * g, bool columns) {
         for (ptrdiff_t j = 0; j < here; j++) {
             const fsm_row row = FN(row_of)(g, t * LANES + j);
             const ptrdiff_t parts = FN(count_parts)(g->args, &row);
-            results[j] = s->max[j] > -INFINITY ? s->max[j] + (tails[j] - fsm_log((double)parts)) : -INFINITY;
+            const double count = (double)parts, u = (s->others[j].hi + s->others[j].lo) / s->e[j];
+            const double tail = 1 + u > count / 2 ? fsm_log1p((u - (count - 1)) / count) : tails[j] - fsm_log(count);
+            results[j] = s->max[j] > -INFINITY ? s->max[j] + tail : -INFINITY;
             if (s->flags[j])
                 results[j] = s->flags[j] & FN(HAS_NAN) ? NAN : INFINITY;
             if (parts == 0)

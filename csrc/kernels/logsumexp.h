@@ -1,5 +1,5 @@
-/* logsumexp: m + log1p(T/e), by log_family.h. With weights w, m + log|w_m| + log|1 + T/e|, where the maximum's own weight
- * w_m is in e, and the sign of the sum as a second result. */
+/* logsumexp: m + log1p(T/e), by log_family.h. With weights w, m + log|w_m| + log|1 + T/e|, where the maximum's own
+ * weight w_m is in e, and the sign of the sum as a second result. */
 
 /* log of a sum of weighted exponentials, and its sign. */
 FSM_INLINE_ double FN(log_weighted)(const FN(log_state) * s, int j, double *sign) {
@@ -16,13 +16,16 @@ FSM_INLINE_ double FN(log_weighted)(const FN(log_state) * s, int j, double *sign
         *sign = 0;
         return -INFINITY;
     }
-    const double u = (s->others[j].hi + s->others[j].lo) / s->e[j], own = s->weight[j] > 0 ? 1 : -1;
+    const double others = s->others[j].hi + s->others[j].lo, u = others / s->e[j], own = s->weight[j] > 0 ? 1 : -1;
     if (u == -1) {
         *sign = 0;
         return -INFINITY;
     }
     *sign = u > -1 ? own : -own;
-    return s->max[j] + (fsm_log(fabs(s->weight[j])) + fsm_log1p(u > -1 ? u : -u - 2));
+    double tail = fsm_log1p(u > -1 ? u : -u - 2);
+    if (isinf(u)) /* the maximum has next to no weight */
+        tail = fsm_log(fabs(others)) - fsm_log(fabs(s->e[j]));
+    return s->max[j] + (fsm_log(fabs(s->weight[j])) + tail);
 }
 
 FSM_INLINE void FN(logsumexp_group)(const FN(group) * g, bool columns) {

@@ -45,8 +45,8 @@ FSM_INLINE FN(range) FN(range_chunk)(FN(range) range, const real *x, ptrdiff_t n
     return range;
 }
 
-/* The range of n elements of a row, or of every column of a tile: its max holds the row's maximum in every lane, or each
- * column's in its lane. */
+/* The range of n elements of a row, or of every column of a tile: its max holds the row's maximum in every lane, or
+ * each column's in its lane. */
 FSM_INLINE FN(range) FN(range_rows)(const real *x, ptrdiff_t n, bool columns) {
     if (columns)
         return FN(range_chunk)(FN(range_of)(vec_load(x)), x, n * LANES, 0);
@@ -75,8 +75,8 @@ FSM_INLINE vec FN(take_out)(vec a, ptrdiff_t lane, real *taken) {
     return vec_load(lanes);
 }
 
-/* Sums up to FSM_CHUNK terms of a row, without that of element `skip`, which goes to `skipped`, unless skip is negative.
- * They are stored in e unless that is NULL; e may be x. */
+/* Sums up to FSM_CHUNK terms of a row, without that of element `skip`, which goes to `skipped`, unless skip is
+ * negative. They are stored in e unless that is NULL; e may be x. */
 FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
                                     FN(exp_frame) frame, FN(terms) terms) {
     const real none = terms == FN(GIVEN) ? 0 : -(real)INFINITY;

@@ -13,7 +13,7 @@ typedef struct {
 } FN(softmax_plan);
 
 FSM_INLINE FN(softmax_plan) FN(softmax_plan_of)(FN(range) range, FN(beta) beta, bool columns) {
-    real max[LANES], shift[LANES];
+    real max[LANES], shift[LANES], finite_max[LANES];
     bool careful = FN(range_has_subnormal)(range) || beta.hi != 1 || beta.lo != 0;
     if (columns) {
         vec_store(max, range.max);
@@ -22,11 +22,13 @@ FSM_INLINE FN(softmax_plan) FN(softmax_plan_of)(FN(range) range, FN(beta) beta, 
         range.max = vec_set1(max[0]);
     }
     for (int j = 0; j < ROWS(columns); j++) {
-        shift[j] = FN(in_direct_range)(max[j] * beta.hi) || !isfinite(max[j]) ? 0 : max[j];
+        finite_max[j] = isfinite(max[j]) ? max[j] : 0; /* of -inf alone the sum is then 0, unless a NaN is there too */
+        shift[j] = FN(in_direct_range)(finite_max[j] * beta.hi) ? 0 : finite_max[j];
         careful |= shift[j] != 0;
     }
+    const vec maxima = columns ? vec_load(finite_max) : vec_set1(finite_max[0]);
     const vec shifts = columns ? vec_load(shift) : vec_set1(shift[0]);
-    return (FN(softmax_plan)){range.max, max[0], FN(exp_frame_of)(range.max, shifts, beta), careful};
+    return (FN(softmax_plan)){range.max, max[0], FN(exp_frame_of)(maxima, shifts, beta), careful};
 }
 
 /* What e is multiplied by. */
@@ -73,7 +75,7 @@ static void FN(softmax_ready)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t e
         if (look_ahead && row + 1 < end)
             next = FN(softmax_plan_of)(FN(softmax_range)((const real *)cursor.row.at[FSM_X], n), beta, false);
         if (!isfinite(plan.row_max) || isnan(sum.hi)) {
-            FN(fill_row)(args, &here, plan.row_max == -(real)INFINITY, 0);
+            FN(fill_row)(args, &here, plan.row_max == -(real)INFINITY && !isnan(sum.hi), 0);
             continue;
         }
         FN(quotient_chunk)(y, n, FN(softmax_divisor)(&sum, false));
@@ -144,12 +146,15 @@ FSM_INLINE void FN(softmax_group)(const FN(group) * g, bool columns) {
         }
         FN(store_group)(g, c, count);
     }
-    for (ptrdiff_t row = 0; row < (columns ? g->columns : 1); row++) {
+    for (int t = 0; t < g->tiles; t++) {
         real max[LANES];
-        vec_store(max, states[row / LANES].plan.max);
-        if (!isfinite(max[row % LANES]) || isnan(states[row / LANES].sums[row % LANES].hi)) {
-            const fsm_row here = FN(row_of)(g, row);
-            FN(fill_row)(args, &here, max[row % LANES] == -(real)INFINITY, 0);
+        vec_store(max, states[t].plan.max);
+        for (int j = 0; j < ROWS(columns) && (!columns || t * LANES + j < g->columns); j++) {
+            const bool nan = isnan(states[t].sums[j].hi);
+            if (nan || !isfinite(max[j])) {
+                const fsm_row here = FN(row_of)(g, t * LANES + j);
+                FN(fill_row)(args, &here, max[j] == -(real)INFINITY && !nan, 0);
+            }
         }
     }
 }

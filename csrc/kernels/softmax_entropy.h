@@ -1,5 +1,5 @@
-/* softmax_entropy: the entropy of y = softmax(x) in nats, -sum(y * log y) = log1p(T/e) + D/(e + T), by log_family.h. Both
- * terms are positive or 0, so nothing cancels. */
+/* softmax_entropy: the entropy of y = softmax(x) in nats, -sum(y * log y) = log1p(T/e) + D/(e + T), by log_family.h.
+ * Both terms are positive or 0, so nothing cancels. */
 
 FSM_INLINE void FN(softmax_entropy_group)(const FN(group) * g, bool columns) {
     FN(log_state) states[MAX_TILES];

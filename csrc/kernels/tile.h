@@ -1,10 +1,10 @@
 /* Groups of rows on their way through the scratch.
  *
  * A group is one row, or the columns of a few strips side by side. What of x cannot be read where it lies is loaded:
- * whole, if there is room for it until the result is stored, else a chunk at a time in every sweep. A row is loaded as n
- * contiguous numbers; columns as tiles, one a strip: n blocks of LANES columns. Only contiguous memory is read that way,
- * a few cache lines at a time, and each only once; along an axis whose steps are a multiple of 4 KB, all elements of a
- * column would compete for the same few places of the L1 cache. */
+ * whole, if there is room for it until the result is stored, else a chunk at a time in every sweep. A row is loaded as
+ * n contiguous numbers; columns as tiles, one a strip: n blocks of LANES columns. Only contiguous memory is read that
+ * way, a few cache lines at a time, and each only once; along an axis whose steps are a multiple of 4 KB, all elements
+ * of a column would compete for the same few places of the L1 cache. */
 
 /* Strips side by side. */
 #define MAX_TILES 8
@@ -23,7 +23,7 @@ typedef struct {
 /* Rows of a tile. */
 #define ROWS(columns) ((columns) ? LANES : 1)
 
-#define SCRATCH_ROOM ((ptrdiff_t)(FSM_SCRATCH / sizeof(real)))
+#define SCRATCH_ROOM  ((ptrdiff_t)(FSM_SCRATCH / sizeof(real)))
 
 /* Reads elements [begin, begin + count) of x; what takes no part is -inf. */
 FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
@@ -32,7 +32,8 @@ FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t
     if (g->columns) {
         FN(load_columns)(args, FSM_X, g->row.at[FSM_X], begin, count, g->columns, g->scratch, g->pitch);
         if (masked)
-            FN(blank_columns)(args, g->row.at[FSM_MASK], begin, count, g->columns, g->scratch, g->pitch, -(real)INFINITY);
+            FN(blank_columns)(args, g->row.at[FSM_MASK], begin, count, g->columns, g->scratch, g->pitch,
+                              -(real)INFINITY);
     } else {
         FN(load)(args, FSM_X, g->row.at[FSM_X], begin, count, g->scratch);
         if (masked)
@@ -98,7 +99,7 @@ static void FN(fill_row)(const fsm_args *args, const fsm_row *row, bool all_neg_
 /* Walks through units [begin, end), group by group. `hold`: rows stay in the scratch if there is room. `room`: how many
  * numbers fit in. */
 FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, bool hold,
-                                ptrdiff_t room, void (*row)(const FN(group) *), void (*columns)(const FN(group) *)) {
+                                 ptrdiff_t room, void (*row)(const FN(group) *), void (*columns)(const FN(group) *)) {
     const ptrdiff_t strips = args->columns ? (args->columns - 1) / LANES + 1 : 1;
     const ptrdiff_t n = args->n, width = args->columns ? LANES : 1;
     const ptrdiff_t chunk = n < FSM_CHUNK ? n : FSM_CHUNK;
