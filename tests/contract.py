@@ -58,3 +58,36 @@ def check(op, x, axis=-1, name="", **options):
     got = call(op, x, axis, **options)
     check_accuracy(op, got, *exact_and_largest_term(op, x, axis, **options), name)
     return got
+
+
+# ---- the same values, lying otherwise in memory
+
+
+def stepped(x):
+    big = np.zeros((x.shape[0] * 2, x.shape[1] * 3), x.dtype)
+    big[::-2, 1::3] = x
+    return big[::-2, 1::3]
+
+
+def misaligned(x):
+    records = np.zeros(x.shape, [("tag", "u1"), ("value", x.dtype)])
+    records["value"] = x
+    return records["value"]
+
+
+def read_only(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+LAYOUTS = {
+    "C": np.copy,
+    "F": np.asfortranarray,
+    "steps": stepped,
+    "reversed": lambda x: np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1],
+    "misaligned": misaligned,
+    "misaligned F": lambda x: misaligned(x.T).T,
+    "read-only": read_only,
+}
+"""Of matrices."""
