@@ -67,7 +67,7 @@ typedef struct {
     char *data; /* element 0 of row 0; NULL: there is none */
     int storage;
     bool swapped;                   /* bytes in the order that is not the machine's */
-    ptrdiff_t column;               /* from one column to the next */
+    ptrdiff_t across;               /* from one column to the next; without columns, along the last other dimension */
     ptrdiff_t step[FSM_MAX_DIMS];   /* along each of the joined axes (but in the result of a reduction) */
     ptrdiff_t stride[FSM_MAX_DIMS]; /* along each of the other dimensions */
 } fsm_operand;
@@ -91,8 +91,7 @@ typedef struct {
     int axes;    /* the joined axes, at least 1 */
     ptrdiff_t length[FSM_MAX_DIMS];
 
-    /* 0: a row is taken at a time. Otherwise this many rows lie side by side, one `column` from the next, and a strip
-     * of them is taken at a time. */
+    /* 0: a unit of work is a row. Otherwise this many rows lie side by side, and a unit is a strip of them. */
     ptrdiff_t columns;
 
     int ndim; /* the other dimensions: all but the axes and the columns */

@@ -95,7 +95,7 @@ FSM_OUTLINE_ void FN(load_across)(const fsm_operand *operand, const char *from, 
 static void FN(load_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                              ptrdiff_t columns, real *to, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
-    const ptrdiff_t column = operand->column, whole = columns / LANES, rest = columns % LANES;
+    const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
     const bool as_is = operand->storage == STORED_REAL && column == sizeof(real) && !operand->swapped;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, to += LANES) {
@@ -123,7 +123,7 @@ static void FN(blank_columns)(const fsm_args *args, char *first, ptrdiff_t begin
             const ptrdiff_t here = columns - t * LANES < LANES ? columns - t * LANES : LANES;
             uint8_t takes_part[LANES];
             memset(takes_part, 1, sizeof takes_part);
-            fsm_copy((char *)takes_part, 1, first + place.offset + t * LANES * operand->column, operand->column, here,
+            fsm_copy((char *)takes_part, 1, first + place.offset + t * LANES * operand->across, operand->across, here,
                      1, false);
             real *block = x + t * pitch;
             for (int j = 0; j < LANES; j++)

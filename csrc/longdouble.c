@@ -294,7 +294,7 @@ static void normalize(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void
     const bool to_own = args->operands[FSM_Y].storage == FSM_STORAGE_longdouble;
     const long double limit = to_own && args->flush_below > 0 ? LDBL_MIN : args->flush_below;
     row *r = first_row(args, begin, scratch);
-    for (; begin < end; begin++, fsm_cursor_next(&r->at, args)) {
+    for (; begin < end; begin++, fsm_cursor_advance(&r->at, args, 1)) {
         const summary s = summarize(r, args->temperature);
         const long double without_leader = s.flags || !args->zero_if_all_neg_inf ? NAN : blank;
         for (ptrdiff_t c = 0; load(r, c); c += FSM_CHUNK) {
@@ -324,7 +324,7 @@ static void log_softmax(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
 
 static void logsumexp(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     row *r = first_row(args, begin, scratch);
-    for (; begin < end; begin++, fsm_cursor_next(&r->at, args)) {
+    for (; begin < end; begin++, fsm_cursor_advance(&r->at, args, 1)) {
         const summary s = summarize(r, 1);
         const bool signs = args->operands[FSM_SIGN].data;
         long double y, sign;
@@ -346,7 +346,7 @@ static void logsumexp(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void
 
 static void logmeanexp(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     row *r = first_row(args, begin, scratch);
-    for (; begin < end; begin++, fsm_cursor_next(&r->at, args)) {
+    for (; begin < end; begin++, fsm_cursor_advance(&r->at, args, 1)) {
         const summary s = summarize(r, 1);
         long double y;
         if (s.parts == 0 || s.flags)
@@ -359,7 +359,7 @@ static void logmeanexp(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, voi
 
 static void softmax_entropy(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     row *r = first_row(args, begin, scratch);
-    for (; begin < end; begin++, fsm_cursor_next(&r->at, args)) {
+    for (; begin < end; begin++, fsm_cursor_advance(&r->at, args, 1)) {
         const summary s = summarize(r, args->temperature);
         long double y;
         if (s.flags || s.leader < 0)

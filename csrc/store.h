@@ -76,7 +76,7 @@ FSM_OUTLINE_ void FN(store_across)(const fsm_operand *operand, char *to, ptrdiff
 static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                               ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
-    const ptrdiff_t column = operand->column, whole = columns / LANES, rest = columns % LANES;
+    const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
     const bool as_is = operand->storage == STORED_REAL && column == sizeof(real) && !operand->swapped;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, from += LANES) {

@@ -24,24 +24,27 @@ FSM_INLINE_ void fsm_cursor_to(fsm_cursor *cursor, const fsm_args *args, ptrdiff
     }
 }
 
-FSM_INLINE_ void fsm_cursor_next(fsm_cursor *cursor, const fsm_args *args) {
+/* On by `count` rows, no further than to the end of the last dimension. */
+FSM_INLINE_ void fsm_cursor_advance(fsm_cursor *cursor, const fsm_args *args, ptrdiff_t count) {
     for (int d = args->ndim - 1; d >= 0; d--) {
-        const bool wraps = ++cursor->index[d] == args->shape[d];
-        const ptrdiff_t steps = wraps ? 1 - args->shape[d] : 1;
+        cursor->index[d] += count;
+        const bool wraps = cursor->index[d] == args->shape[d];
+        const ptrdiff_t steps = wraps ? count - args->shape[d] : count;
         for (int o = 0; o < args->used; o++)
             if (cursor->row.at[o])
                 cursor->row.at[o] += steps * args->operands[o].stride[d];
         if (!wraps)
             return;
         cursor->index[d] = 0;
+        count = 1;
     }
 }
 
-/* The row `column` columns on. */
-FSM_INLINE_ fsm_row fsm_row_at(fsm_row row, const fsm_args *args, ptrdiff_t column) {
+/* The row `count` columns on; without columns, so many along the last dimension. */
+FSM_INLINE_ fsm_row fsm_row_across(fsm_row row, const fsm_args *args, ptrdiff_t count) {
     for (int o = 0; o < args->used; o++)
         if (row.at[o])
-            row.at[o] += column * args->operands[o].column;
+            row.at[o] += count * args->operands[o].across;
     return row;
 }
 

@@ -82,7 +82,7 @@ def mask(value: Any, shape: tuple[int, ...], parameter: str) -> NDArray[np.bool]
 
 def weights(value: Any, shape: tuple[int, ...]) -> tuple[NDArray[Any], tuple[int, ...]]:
     """`b` of logsumexp as a base ndarray, and the shape that it and `a`, of shape `shape`, broadcast to."""
-    b = array("logsumexp", "a", value)
+    b = array("logsumexp", "b", value)
     try:
         return b, np.broadcast_shapes(shape, b.shape)
     except ValueError:

@@ -109,8 +109,7 @@ def softmax(
     """
     threads = 0 if num_threads is None else _check.num_threads(num_threads)
     if (
-        type(axis) is int
-        and dtype is None
+        dtype is None
         and where is None
         and type(temperature) is float
         and temperature == 1.0
@@ -180,14 +179,7 @@ def log_softmax(
     array([  0., -inf])
     """
     threads = 0 if num_threads is None else _check.num_threads(num_threads)
-    if (
-        type(axis) is int
-        and dtype is None
-        and where is None
-        and type(temperature) is float
-        and temperature == 1.0
-        and all_neg_inf == "nan"
-    ):
+    if dtype is None and where is None and type(temperature) is float and temperature == 1.0 and all_neg_inf == "nan":
         y = normalize(_LOG_SOFTMAX, x, axis, out, threads)
         if y is not None:
             return y

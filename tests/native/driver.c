@@ -100,9 +100,9 @@ static int run(char **argv) {
         fsm_operand *operand = &args.operands[o];
         operand->data = o == FSM_X ? x : y;
         operand->storage = dtype == FSM_F32 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
-        operand->column = size;
         operand->step[0] = inner * size;
         operand->stride[0] = (o == FSM_X ? n : rows) * inner * size;
+        operand->across = inner > 1 ? size : operand->stride[0];
     }
     isa->kernels[op][dtype](&args, 0, fsm_units(&args, dtype), scratch);
     fwrite(y, 1, bytes / (size_t)n * (size_t)rows, stdout);
