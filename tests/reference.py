@@ -243,6 +243,7 @@ def ulp_error(got, exact, largest_term=None):
     an exact result beyond the dtype's range): 0; between one of them and anything else: inf."""
     shape = np.shape(got)
     got, exact = np.atleast_1d(got), np.atleast_1d(exact)
+    largest_term = None if largest_term is None else np.atleast_1d(largest_term)
     fmt = np.finfo(got.dtype)
     number = as_mpf if got.dtype == LONG or exact.dtype == object else as_long
     with mpmath.workprec(BITS), np.errstate(all="ignore"):

@@ -124,3 +124,12 @@ def confident(dtype):
     for offsets in ([0, 3e6, -3e6, 1], [3e6, 0, 0, 3e6], [-3e6, -3e6, -2e6, -5e6], [0, -3e6, 2.09e6, 2.1e6]):
         row = (far + 50 + np.repeat(offsets, 2048)[:7000]).astype(dtype)
         yield f"chunks at {offsets}", row
+
+
+def short(dtype, count=1500):
+    """(name, rows): many short rows, on which the last roundings show."""
+    rng = np.random.default_rng(7)
+    for n in (2, 3, 5, 10, 33):
+        for spread, offset in ((0.01, 0), (0.3, 0.3), (1, 0), (1, -1), (5, 5), (30, 0)):
+            rows = rng.standard_normal((count, n)) * spread + offset
+            yield f"{count} of N({offset},{spread}) n={n}", rows.astype(dtype)
