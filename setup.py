@@ -20,13 +20,13 @@ from setuptools.command.build_ext import build_ext
 ISA_FLAGS = {
     "x86_64": {
         "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"],
-        "avx2": ["-mavx2", "-mfma"],
+        "avx2": ["-mavx2", "-mfma", "-mf16c"],
     },
     "aarch64": {"neon": []},
 }
 MSVC_ISA_FLAGS = {"avx512": ["/arch:AVX512"], "avx2": ["/arch:AVX2"]}
 PORTABLE_ISAS = ["base", "scalar"]
-PORTABLE_SOURCES = ["csrc/dispatch.c", "csrc/cpu.c", "csrc/threads.c"]
+PORTABLE_SOURCES = ["csrc/dispatch.c", "csrc/cpu.c", "csrc/threads.c", "csrc/longdouble.c"]
 
 MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 

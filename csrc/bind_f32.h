@@ -9,21 +9,26 @@
 #define vec_load_n    vf32_load_n
 #define vec_store     vf32_store
 #define vec_store_n   vf32_store_n
+#define vec_load_f16  vf32_load_f16
+#define vec_store_f16 vf32_store_f16
 #define vec_set1      vf32_set1
 #define vec_add       vf32_add
 #define vec_sub       vf32_sub
 #define vec_mul       vf32_mul
 #define vec_fma       vf32_fma
+#define vec_mul_error vf32_mul_error
 #define vec_scale     vf32_scale
 #define vec_max       vf32_max
 #define vec_min       vf32_min
 #define vec_abs       vf32_abs
 #define vec_clamp     vf32_clamp
 #define vec_flush     vf32_flush
+#define vec_select_lt vf32_select_lt
 #define vec_pow2      vf32_pow2
 #define vec_bits_sub  vf32_bits_sub
 #define vec_hmax      vf32_hmax
 #define vec_any_lt    vf32_any_lt
+#define vec_find_eq   vf32_find_eq
 #define vec_acc_zero  vf32_acc_zero
 #define vec_acc_add   vf32_acc_add
 #define vec_acc_merge vf32_acc_merge
@@ -34,6 +39,10 @@
 #define MIN_NORMAL     0x1p-126f
 #define QUIET_NAN_BITS UINT32_C(0x7fc00000)
 #define real_bits      uint32_t
+
+/* load.h, store.h */
+#define STORED_REAL         FSM_STORAGE_f32
+#define ROUND_TO_ODD_F32(a) (a)
 
 /* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^100 until they are finished. */
 #define ROUND_TO_INT 0x1.8p23f /* added to a number, leaves its integer in the low bits */

@@ -9,21 +9,26 @@
 #define vec_load_n    vf64_load_n
 #define vec_store     vf64_store
 #define vec_store_n   vf64_store_n
+#define vec_load_f16  vf64_load_f16
+#define vec_store_f16 vf64_store_f16
 #define vec_set1      vf64_set1
 #define vec_add       vf64_add
 #define vec_sub       vf64_sub
 #define vec_mul       vf64_mul
 #define vec_fma       vf64_fma
+#define vec_mul_error vf64_mul_error
 #define vec_scale     vf64_scale
 #define vec_max       vf64_max
 #define vec_min       vf64_min
 #define vec_abs       vf64_abs
 #define vec_clamp     vf64_clamp
 #define vec_flush     vf64_flush
+#define vec_select_lt vf64_select_lt
 #define vec_pow2      vf64_pow2
 #define vec_bits_sub  vf64_bits_sub
 #define vec_hmax      vf64_hmax
 #define vec_any_lt    vf64_any_lt
+#define vec_find_eq   vf64_find_eq
 #define vec_acc_zero  vf64_acc_zero
 #define vec_acc_add   vf64_acc_add
 #define vec_acc_merge vf64_acc_merge
@@ -34,6 +39,10 @@
 #define MIN_NORMAL     0x1p-1022
 #define QUIET_NAN_BITS UINT64_C(0x7ff8000000000000)
 #define real_bits      uint64_t
+
+/* load.h, store.h */
+#define STORED_REAL         FSM_STORAGE_f64
+#define ROUND_TO_ODD_F32(a) fsm_f64_to_f32_odd(a)
 
 /* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^300 until they are finished. */
 #define ROUND_TO_INT 0x1.8p52 /* added to a number, leaves its integer in the low bits */

@@ -65,7 +65,8 @@ static bool has(uint32_t bits, uint32_t wanted) {
 
 /* Names and bit numbers: Intel SDM volume 2, CPUID; volume 1, section 13.1 (XCR0). */
 #define BIT(n) (UINT32_C(1) << (n))
-static const uint32_t leaf1_ecx_fma = BIT(12), leaf1_ecx_osxsave = BIT(27), leaf1_ecx_avx = BIT(28);
+static const uint32_t leaf1_ecx_fma = BIT(12), leaf1_ecx_popcnt = BIT(23);
+static const uint32_t leaf1_ecx_osxsave = BIT(27), leaf1_ecx_avx = BIT(28), leaf1_ecx_f16c = BIT(29);
 static const uint32_t leaf7_ebx_avx2 = BIT(5);
 static const uint32_t leaf7_ebx_avx512 = BIT(16) | BIT(17) | BIT(30) | BIT(31); /* F, DQ, BW, VL */
 static const uint32_t xcr0_ymm = BIT(1) | BIT(2);
@@ -86,7 +87,8 @@ static bool supports(uint32_t leaf1_ecx, uint32_t leaf7_ebx, uint32_t xcr0) {
 }
 
 bool fsm_cpu_avx2(void) {
-    return supports(leaf1_ecx_avx | leaf1_ecx_fma, leaf7_ebx_avx2, xcr0_ymm);
+    const uint32_t leaf1_ecx = leaf1_ecx_fma | leaf1_ecx_popcnt | leaf1_ecx_avx | leaf1_ecx_f16c;
+    return supports(leaf1_ecx, leaf7_ebx_avx2, xcr0_ymm);
 }
 
 bool fsm_cpu_avx512(void) {

@@ -22,13 +22,19 @@ static bool (*const usable[])(void) = {
 const int fsm_isa_count = sizeof fsm_isas / sizeof *fsm_isas;
 
 const char *const fsm_op_names[FSM_OPS] = {
-#define OP(name, max_ulp) #name,
+#define OP(name, max_ulp, kind) #name,
 #include "ops.def"
 #undef OP
 };
 
 const double fsm_op_max_ulp[FSM_OPS] = {
-#define OP(name, max_ulp) max_ulp,
+#define OP(name, max_ulp, kind) max_ulp,
+#include "ops.def"
+#undef OP
+};
+
+const char *const fsm_op_bound[FSM_OPS] = {
+#define OP(name, max_ulp, kind) #kind,
 #include "ops.def"
 #undef OP
 };

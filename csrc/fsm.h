@@ -37,43 +37,81 @@
 #define FSM_MAX_DIMS 64
 
 enum {
-#define OP(name, max_ulp) FSM_OP_##name,
+#define OP(name, max_ulp, kind) FSM_OP_##name,
 #include "ops.def"
 #undef OP
     FSM_OPS
 };
 
+/* The compute types: what kernels work in. */
 enum { FSM_F32, FSM_F64, FSM_DTYPES };
+
+/* What elements may be stored as; loaders and storers convert (load.h, store.h). */
+enum {
+#define HALF(name)         FSM_STORAGE_##name,
+#define FLOAT(name, type)   FSM_STORAGE_##name,
+#define INTEGER(name, type) FSM_STORAGE_##name,
+#include "storage.def"
+#undef HALF
+#undef FLOAT
+#undef INTEGER
+    FSM_STORAGES
+};
 
 /* More threads than this cannot be asked for. */
 #define FSM_MAX_THREADS 1024
 
-/* Every row of an array, as a kernel walks them. Strides and steps are in elements and may be negative
- * or zero; x and y point at element 0 of row 0 and need not be aligned. */
+/* An array as a kernel walks it. Steps and strides are in bytes and may be negative or zero; nothing need be aligned. */
 typedef struct {
-    const void *x;
-    void *y; /* may be x, with the same steps and strides */
+    char *data; /* element 0 of row 0; NULL: there is none */
+    int storage;
+    bool swapped;                   /* bytes in the order that is not the machine's */
+    ptrdiff_t column;               /* from one column to the next */
+    ptrdiff_t step[FSM_MAX_DIMS];   /* along each of the joined axes (but in the result of a reduction) */
+    ptrdiff_t stride[FSM_MAX_DIMS]; /* along each of the other dimensions */
+} fsm_operand;
 
-    ptrdiff_t n;      /* length of the axis, at least 1 */
-    ptrdiff_t x_step; /* from one element of a row to the next */
-    ptrdiff_t y_step;
+/* The arrays of a call. y may be x, with the same steps and strides. */
+enum {
+    FSM_X,
+    FSM_Y,      /* the result; of a reduction: one element a row */
+    FSM_MASK,   /* bool: which elements take part */
+    FSM_WEIGHT, /* factors of the exponentials; those that are 0 take no part */
+    FSM_SIGN,   /* a second result: the sign of a weighted sum */
+    FSM_OPERANDS
+};
 
-    /* 0: a row is taken at a time. Otherwise this many rows lie side by side (element i of row c at
-     * x[i * x_step + c], and so in y), and a strip of them is taken at a time. */
+/* Every row of the arrays: the elements that are joined, in C order of the axes that are joined. */
+typedef struct {
+    fsm_operand operands[FSM_OPERANDS];
+    int used; /* operands from here on are not */
+
+    ptrdiff_t n; /* length of a row, at least 1 */
+    int axes;    /* the joined axes, at least 1 */
+    ptrdiff_t length[FSM_MAX_DIMS];
+
+    /* 0: a row is taken at a time. Otherwise this many rows lie side by side, one `column` from the next, and a strip
+     * of them is taken at a time. */
     ptrdiff_t columns;
 
-    int ndim; /* the other dimensions: all but the axis and the columns */
+    int ndim; /* the other dimensions: all but the axes and the columns */
     ptrdiff_t shape[FSM_MAX_DIMS];
-    ptrdiff_t x_stride[FSM_MAX_DIMS];
-    ptrdiff_t y_stride[FSM_MAX_DIMS];
+
+    double temperature;       /* x / temperature is what counts */
+    bool zero_if_all_neg_inf; /* what rows of -inf give: the result for a masked element, or NaN */
+    double flush_below;       /* results of softmax below this become 0 */
 } fsm_args;
 
-/* Computes work units [begin, end): rows, or strips of FSM_STRIP(dtype) columns, in C order of the
- * other dimensions. Cannot fail, allocates nothing, and any split into ranges gives the same bits. */
-typedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end);
+/* Computes work units [begin, end): rows, or strips of FSM_STRIP(dtype) columns, in C order of the other dimensions.
+ * `scratch` holds FSM_SCRATCH bytes, aligned to 64. Cannot fail, allocates nothing, and any split into ranges gives
+ * the same bits. */
+typedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch);
 
 /* Columns of a strip: the lanes of a block. */
 #define FSM_STRIP(dtype) ((dtype) == FSM_F32 ? 32 : 16)
+
+/* Half of a common L2 cache: what is loaded there is still there when it is stored. */
+#define FSM_SCRATCH 524288
 
 typedef struct {
     const char *name;
@@ -93,6 +131,9 @@ FSM_INLINE fsm_sum fsm_two_sum(fsm_sum a, fsm_sum b) {
     return (fsm_sum){hi, (a.lo + b.lo) + error};
 }
 
+/* longdouble.c */
+extern fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];
+
 /* dispatch.c */
 extern const fsm_isa *const fsm_isas[]; /* those built for this architecture, best first */
 extern const int fsm_isa_count;
@@ -101,11 +142,12 @@ const fsm_isa *fsm_active_isa(void);
 void fsm_activate_isa(int isa); /* one that is usable */
 extern const char *const fsm_op_names[FSM_OPS];
 extern const double fsm_op_max_ulp[FSM_OPS];
+extern const char *const fsm_op_bound[FSM_OPS]; /* what max_ulp is relative to */
 extern const char fsm_compiler[];
 
 /* threads.c */
 ptrdiff_t fsm_units(const fsm_args *args, int dtype);
-void fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads); /* all units; the caller is a thread */
+bool fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads); /* all units; false: out of memory */
 int fsm_useful_threads(const fsm_args *args, int dtype);                        /* 1 for small work */
 int fsm_cpu_count(void);                 /* CPUs that the calling thread may run on */
 int fsm_num_threads(void);               /* that a call takes unless it says otherwise */

@@ -1,11 +1,16 @@
 /* What an instruction set's file ends with: compiles every kernel once a precision and defines the one
  * symbol that leaves the file, fsm_isa_<FSM_ISA>. */
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
 #define FSM_NAME(name, dtype)        FSM_NAME_(name, dtype, FSM_ISA)
 #define FSM_NAME_(name, dtype, isa)  FSM_NAME__(name, dtype, isa)
 #define FSM_NAME__(name, dtype, isa) fsm_##name##_##dtype##_##isa
+
+#include "half.h"
+#include "scalar_math.h"
+#include "walk.h"
 
 #include "bind_f32.h"
 #include "kernels/all.h"
@@ -25,7 +30,7 @@ const fsm_isa FSM_SYMBOL(FSM_ISA) = {
     .name = FSM_STRING(FSM_ISA),
     .kernels =
         {
-#define OP(name, max_ulp) {FSM_NAME(name, f32), FSM_NAME(name, f64)},
+#define OP(name, max_ulp, kind) {FSM_NAME(name, f32), FSM_NAME(name, f64)},
 #include "ops.def"
 #undef OP
         },

@@ -1,11 +1,134 @@
-/* Loaders: a stretch of a row as contiguous elements of the compute type. */
+/* Loaders: elements of any storage, byte order, stride and mask, as contiguous numbers of the compute type. */
 
-/* The `count` elements from x on, `step` apart: where they lie, if that is side by side, else gathered
- * into `buffer`. x need not be aligned. */
-FSM_INLINE const real *FN(load_chunk)(const real *x, ptrdiff_t step, ptrdiff_t count, real *buffer) {
-    if (step == 1)
-        return x;
-    for (ptrdiff_t i = 0; i < count; i++)
-        memcpy(buffer + i, x + i * step, sizeof *x);
-    return buffer;
+/* `count` halves at `from`. */
+static void FN(convert_f16)(const char *from, ptrdiff_t count, real *to) {
+    uint16_t bits[LANES];
+    for (; count >= LANES; count -= LANES, from += sizeof bits, to += LANES) {
+        memcpy(bits, from, sizeof bits);
+        vec_store(to, vec_load_f16(bits));
+    }
+    if (count > 0) {
+        memset(bits, 0, sizeof bits);
+        memcpy(bits, from, (size_t)count * sizeof *bits);
+        vec_store_n(to, count, vec_load_f16(bits));
+    }
+}
+
+static void FN(convert_bf16)(const char *from, ptrdiff_t count, real *to) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, from + i * (ptrdiff_t)sizeof bits, sizeof bits);
+        to[i] = fsm_bf16_to_f32(bits);
+    }
+}
+
+/* `count` numbers side by side at `from`, in the machine's byte order. */
+FSM_OUTLINE_ void FN(convert)(int storage, const char *from, ptrdiff_t count, real *to) {
+    switch (storage) {
+#define HALF(name)                                                                                                     \
+    case FSM_STORAGE_##name:                                                                                           \
+        FN(convert_##name)(from, count, to);                                                                           \
+        break;
+#define FLOAT(name, type)                                                                                             \
+    case FSM_STORAGE_##name:                                                                                           \
+        for (ptrdiff_t i = 0; i < count; i++) {                                                                        \
+            type number;                                                                                               \
+            memcpy(&number, from + i * (ptrdiff_t)sizeof number, sizeof number);                                       \
+            to[i] = (real)number;                                                                                      \
+        }                                                                                                              \
+        break;
+#define INTEGER(name, type) FLOAT(name, type)
+#include "storage.def"
+#undef HALF
+#undef FLOAT
+#undef INTEGER
+    default:
+        break;
+    }
+}
+
+/* Elements [begin, begin + count) of an operand's row at `row`. */
+static void FN(load)(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, real *to) {
+    const fsm_operand *operand = &args->operands[which];
+    const int size = fsm_size_of[operand->storage];
+    if (fsm_is_contiguous(args, which)) {
+        FN(convert)(operand->storage, row + begin * size, count, to);
+        return;
+    }
+    if (operand->storage == STORED_REAL) {
+        fsm_gather(args, which, row, begin, count, (char *)to);
+        return;
+    }
+    char raw[FSM_CHUNK * sizeof(long double)];
+    for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
+        const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
+        fsm_gather(args, which, row, begin + c, piece, raw);
+        FN(convert)(operand->storage, raw, piece, to + c);
+    }
+}
+
+/* Puts `blank` wherever the mask says that an element takes no part. */
+static void FN(blank)(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff_t count, real *x, real blank) {
+    uint8_t takes_part[FSM_CHUNK];
+    for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK, x += FSM_CHUNK) {
+        const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
+        fsm_gather(args, FSM_MASK, mask, begin + c, piece, (char *)takes_part);
+        for (ptrdiff_t i = 0; i < piece; i++)
+            x[i] = takes_part[i] ? x[i] : blank;
+    }
+}
+
+/* `count` <= LANES numbers, `step` bytes apart at `from`. */
+FSM_OUTLINE_ void FN(load_across)(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
+                                 real *to) {
+    const int size = fsm_size_of[operand->storage];
+    char raw[LANES * sizeof(long double)];
+    if (step != size || operand->swapped) {
+        fsm_copy(raw, size, from, step, count, size, operand->swapped);
+        from = raw;
+    }
+    FN(convert)(operand->storage, from, count, to);
+}
+
+/* Elements [begin, begin + count) of `columns` <= LANES * tiles columns, each tile as blocks of LANES columns: element i
+ * of column t * LANES + j at to[t * pitch + i * LANES + j]. Columns that do not exist hold 1, which needs no care. */
+static void FN(load_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+                             ptrdiff_t columns, real *to, ptrdiff_t pitch) {
+    const fsm_operand *operand = &args->operands[which];
+    const ptrdiff_t column = operand->column, whole = columns / LANES, rest = columns % LANES;
+    const bool as_is = operand->storage == STORED_REAL && column == sizeof(real) && !operand->swapped;
+    fsm_place place = fsm_place_of(args, operand, begin);
+    for (ptrdiff_t i = 0; i < count; i++, to += LANES) {
+        const char *from = first + place.offset;
+        for (ptrdiff_t t = 0; t < whole; t++, from += LANES * column)
+            if (as_is)
+                vec_store(to + t * pitch, vec_load((const real *)from));
+            else
+                FN(load_across)(operand, from, column, LANES, to + t * pitch);
+        if (rest) {
+            vec_store(to + whole * pitch, vec_set1(1));
+            FN(load_across)(operand, from, column, rest, to + whole * pitch);
+        }
+        fsm_place_advance(&place, args, operand, 1);
+    }
+}
+
+/* blank() for tiles of columns. */
+static void FN(blank_columns)(const fsm_args *args, char *first, ptrdiff_t begin, ptrdiff_t count, ptrdiff_t columns,
+                              real *x, ptrdiff_t pitch, real blank) {
+    const fsm_operand *operand = &args->operands[FSM_MASK];
+    fsm_place place = fsm_place_of(args, operand, begin);
+    for (ptrdiff_t i = 0; i < count; i++, x += LANES) {
+        for (ptrdiff_t t = 0; t * LANES < columns; t++) {
+            const ptrdiff_t here = columns - t * LANES < LANES ? columns - t * LANES : LANES;
+            uint8_t takes_part[LANES];
+            memset(takes_part, 1, sizeof takes_part);
+            fsm_copy((char *)takes_part, 1, first + place.offset + t * LANES * operand->column, operand->column, here,
+                     1, false);
+            real *block = x + t * pitch;
+            for (int j = 0; j < LANES; j++)
+                block[j] = takes_part[j] ? block[j] : blank;
+        }
+        fsm_place_advance(&place, args, operand, 1);
+    }
 }

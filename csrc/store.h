@@ -1,7 +1,93 @@
-/* Storers: the way back from contiguous elements of the compute type. */
+/* Storers: the way back from contiguous numbers of the compute type. What is stored is rounded once. */
 
-/* `count` elements from `buffer` to y, `step` apart. y need not be aligned. */
-FSM_INLINE void FN(store_chunk)(real *y, ptrdiff_t step, ptrdiff_t count, const real *buffer) {
-    for (ptrdiff_t i = 0; i < count; i++)
-        memcpy(y + i * step, buffer + i, sizeof *y);
+static void FN(unconvert_f16)(const real *from, ptrdiff_t count, char *to) {
+    uint16_t bits[LANES];
+    for (; count >= LANES; count -= LANES, from += LANES, to += sizeof bits) {
+        vec_store_f16(bits, vec_load(from));
+        memcpy(to, bits, sizeof bits);
+    }
+    if (count > 0) {
+        vec_store_f16(bits, vec_load_n(from, count, 0));
+        memcpy(to, bits, (size_t)count * sizeof *bits);
+    }
+}
+
+static void FN(unconvert_bf16)(const real *from, ptrdiff_t count, char *to) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const uint16_t bits = fsm_f32_to_bf16(ROUND_TO_ODD_F32(from[i]));
+        memcpy(to + i * (ptrdiff_t)sizeof bits, &bits, sizeof bits);
+    }
+}
+
+/* `count` numbers, side by side at `to` in the machine's byte order. */
+FSM_OUTLINE_ void FN(unconvert)(int storage, const real *from, ptrdiff_t count, char *to) {
+    switch (storage) {
+#define HALF(name)                                                                                                     \
+    case FSM_STORAGE_##name:                                                                                           \
+        FN(unconvert_##name)(from, count, to);                                                                         \
+        break;
+#define FLOAT(name, type)                                                                                              \
+    case FSM_STORAGE_##name:                                                                                           \
+        for (ptrdiff_t i = 0; i < count; i++) {                                                                        \
+            const type number = (type)from[i];                                                                         \
+            memcpy(to + i * (ptrdiff_t)sizeof number, &number, sizeof number);                                         \
+        }                                                                                                              \
+        break;
+#define INTEGER(name, type)
+#include "storage.def"
+#undef HALF
+#undef FLOAT
+#undef INTEGER
+    default:
+        break;
+    }
+}
+
+/* Elements [begin, begin + count) of an operand's row at `row`. */
+static void FN(store)(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, const real *from) {
+    const fsm_operand *operand = &args->operands[which];
+    const int size = fsm_size_of[operand->storage];
+    if (fsm_is_contiguous(args, which)) {
+        FN(unconvert)(operand->storage, from, count, row + begin * size);
+        return;
+    }
+    char raw[FSM_CHUNK * sizeof(long double)];
+    for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
+        const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
+        FN(unconvert)(operand->storage, from + c, piece, raw);
+        fsm_scatter(args, which, row, begin + c, piece, raw);
+    }
+}
+
+/* `count` <= LANES numbers, `step` bytes apart at `to`. */
+FSM_OUTLINE_ void FN(store_across)(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count,
+                                  const real *from) {
+    const int size = fsm_size_of[operand->storage];
+    if (step == size && !operand->swapped) {
+        FN(unconvert)(operand->storage, from, count, to);
+        return;
+    }
+    char raw[LANES * sizeof(long double)];
+    FN(unconvert)(operand->storage, from, count, raw);
+    fsm_copy(to, step, raw, size, count, size, operand->swapped);
+}
+
+/* The reverse of load_columns(). */
+static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+                              ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
+    const fsm_operand *operand = &args->operands[which];
+    const ptrdiff_t column = operand->column, whole = columns / LANES, rest = columns % LANES;
+    const bool as_is = operand->storage == STORED_REAL && column == sizeof(real) && !operand->swapped;
+    fsm_place place = fsm_place_of(args, operand, begin);
+    for (ptrdiff_t i = 0; i < count; i++, from += LANES) {
+        char *to = first + place.offset;
+        for (ptrdiff_t t = 0; t < whole; t++, to += LANES * column)
+            if (as_is)
+                vec_store((real *)to, vec_load(from + t * pitch));
+            else
+                FN(store_across)(operand, to, column, LANES, from + t * pitch);
+        if (rest)
+            FN(store_across)(operand, to, column, rest, from + whole * pitch);
+        fsm_place_advance(&place, args, operand, 1);
+    }
 }

@@ -41,6 +41,10 @@
 /* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. */
 #define MIN_STRIPS 4
 
+/* Strips are taken several at a time, as kernels load them (kernels/tile.h), but not so many that there are fewer blocks
+ * than this. */
+#define WIDE_BLOCKS 16
+
 /* With more workers than this there is nearly always an idle CPU, and place_workers takes a system call for each. */
 #define MOST_PLACED 8
 
@@ -100,6 +104,14 @@ int fsm_cpu_count(void) {
     if (count == 0) /* in several groups of processors */
         count = (int)GetActiveProcessorCount(ALL_PROCESSOR_GROUPS);
     return count ? count : 1;
+}
+
+static void *aligned_memory(size_t bytes) {
+    return _aligned_malloc(bytes, 64);
+}
+
+static void free_aligned(void *memory) {
+    _aligned_free(memory);
 }
 
 typedef HANDLE thread;
@@ -178,6 +190,15 @@ int fsm_cpu_count(void) {
 #endif
     long count = sysconf(_SC_NPROCESSORS_ONLN); /* also where there are more CPUs than cpu_set_t holds */
     return count > 0 ? (int)count : 1;
+}
+
+static void *aligned_memory(size_t bytes) {
+    void *memory;
+    return posix_memalign(&memory, 64, bytes) == 0 ? memory : NULL;
+}
+
+static void free_aligned(void *memory) {
+    free(memory);
 }
 
 typedef pthread_t thread;
@@ -271,6 +292,13 @@ static split split_of(const fsm_args *args, int dtype) {
     const ptrdiff_t together = strips < MIN_STRIPS ? strips : 1; /* units that are not separated */
     split s = {.units = fsm_units(args, dtype), .threads = 1};
     s.block = (BLOCK_WORK / unit_work / together + 1) * together;
+    if (args->columns) {
+        ptrdiff_t wide = FSM_SCRATCH / (unit_work - ROW_WORK) + 1;
+        while (wide > 1 && s.units / wide < WIDE_BLOCKS)
+            wide /= 2;
+        if (wide > s.block)
+            s.block = wide;
+    }
     s.block += s.units / UINT32_MAX; /* a range counts blocks in 32 bits */
     s.blocks = (s.units - 1) / s.block + 1;
     const double work = (double)s.units * (double)unit_work;
@@ -383,14 +411,14 @@ static ptrdiff_t take_block(range *r, bool front) {
 }
 
 /* Computes what is left of the thread's own range, and then of the others'. */
-static void take_blocks(pool *p, int own) {
+static void take_blocks(pool *p, int own, void *scratch) {
     for (int i = 0; i < p->threads; i++) {
         range *r = &p->ranges[(own + i) % p->threads];
         ptrdiff_t block;
         while ((block = take_block(r, i == 0)) >= 0) {
             const ptrdiff_t begin = block * p->work.block;
             const ptrdiff_t end = block == p->work.blocks - 1 ? p->work.units : begin + p->work.block;
-            p->kernel(p->args, begin, end);
+            p->kernel(p->args, begin, end, scratch);
         }
     }
 }
@@ -410,7 +438,7 @@ static bool enter(pool *p) {
     return false;
 }
 
-/* Nothing is left to do, so the gate closes too. */
+/* Nothing is left to do (or to do it with), so the gate closes too. */
 static void leave(pool *p) {
     uint_least32_t gate = atomic_load(&p->gate), after;
     do
@@ -447,10 +475,14 @@ static void wait_for_job(pool *p) {
 static void work(void *argument) {
     pool *p = argument;
     const int number = 1 + atomic_fetch_add(&p->numbered, 1); /* the caller is 0 */
+    void *scratch = NULL;
     for (;;) {
         if (enter(p)) {
             fesetround(p->rounding);
-            take_blocks(p, number % p->threads);
+            if (!scratch)
+                scratch = aligned_memory(FSM_SCRATCH);
+            if (scratch)
+                take_blocks(p, number % p->threads, scratch);
             leave(p);
         }
         wait_for_job(p);
@@ -502,7 +534,8 @@ static void close_gate(pool *p) {
     mutex_unlock(&p->mutex);
 }
 
-static void share(pool *p, fsm_kernel *kernel, const fsm_args *args, split work, int helpers, bool wake) {
+static void share(pool *p, fsm_kernel *kernel, const fsm_args *args, split work, int helpers, bool wake,
+                  void *scratch) {
     const int threads = helpers + 1;
     p->kernel = kernel;
     p->args = args;
@@ -519,12 +552,12 @@ static void share(pool *p, fsm_kernel *kernel, const fsm_args *args, split work,
         atomic_store_explicit(&p->ranges[i].blocks, first * FIRST + end, memory_order_relaxed);
     }
     open_gate(p, helpers);
-    take_blocks(p, 0);
+    take_blocks(p, 0, scratch);
     close_gate(p);
 }
 
 /* Whether the job was done. */
-static bool run_in_pool(fsm_kernel *kernel, const fsm_args *args, split work, int threads) {
+static bool run_in_pool(fsm_kernel *kernel, const fsm_args *args, split work, int threads, void *scratch) {
     pool *p = get_pool();
     if (!p || atomic_exchange_explicit(&p->busy, true, memory_order_acquire))
         return false;
@@ -535,9 +568,9 @@ static bool run_in_pool(fsm_kernel *kernel, const fsm_args *args, split work, in
     else if (helpers > p->started - atomic_load(&p->sleepers))
         helpers = p->started - atomic_load(&p->sleepers);
     if (helpers > 0)
-        share(p, kernel, args, work, helpers, wake);
+        share(p, kernel, args, work, helpers, wake, scratch);
     else
-        kernel(args, 0, work.units);
+        kernel(args, 0, work.units, scratch);
     p->last_end = nanoseconds();
     atomic_store_explicit(&p->busy, false, memory_order_release);
     return true;
@@ -547,12 +580,23 @@ int fsm_useful_threads(const fsm_args *args, int dtype) {
     return split_of(args, dtype).threads;
 }
 
-void fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads) {
+/* The scratch of the last caller, for the next: NULL while somebody has it. */
+static _Atomic(void *) spare_scratch;
+
+bool fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads) {
     const split s = split_of(args, dtype);
     if (s.threads < threads)
         threads = s.threads;
-    if (threads <= 1 || !run_in_pool(kernel, args, s, threads))
-        kernel(args, 0, s.units);
+    void *scratch = atomic_exchange_explicit(&spare_scratch, NULL, memory_order_acquire);
+    if (!scratch && !(scratch = aligned_memory(FSM_SCRATCH)))
+        return false;
+    if (threads <= 1 || !run_in_pool(kernel, args, s, threads, scratch))
+        kernel(args, 0, s.units, scratch);
+    void *none = NULL;
+    if (!atomic_compare_exchange_strong_explicit(&spare_scratch, &none, scratch, memory_order_release,
+                                                 memory_order_relaxed))
+        free_aligned(scratch);
+    return true;
 }
 
 /* ---- how many threads a call takes */

@@ -14,18 +14,25 @@ FSM_INLINE vec vec_load_n(const real *p, ptrdiff_t n, real fill); /* lanes from 
 FSM_INLINE void vec_store(real *p, vec a);
 FSM_INLINE void vec_store_n(real *p, ptrdiff_t n, vec a);
 
+/* IEEE binary16 numbers at p, LANES of them. The load is exact. The store rounds once, to nearest even, whatever the
+ * precision, with gradual underflow and overflow to infinity. A NaN becomes a quiet NaN, the canonical one stays so. */
+FSM_INLINE vec vec_load_f16(const uint16_t *p);
+FSM_INLINE void vec_store_f16(uint16_t *p, vec a);
+
 /* Arithmetic. */
 FSM_INLINE vec vec_set1(real a);
 FSM_INLINE vec vec_add(vec a, vec b);
 FSM_INLINE vec vec_sub(vec a, vec b);
 FSM_INLINE vec vec_mul(vec a, vec b);
 FSM_INLINE vec vec_fma(vec a, vec b, vec c);     /* a*b + c */
+FSM_INLINE vec vec_mul_error(vec a, vec b, vec p); /* a*b - p, exactly, where p is a*b rounded */
 FSM_INLINE vec vec_scale(vec e, vec hi, vec lo); /* e*hi + e*lo: fma(e, hi, e*lo) */
 FSM_INLINE vec vec_max(vec a, vec b);            /* a NaN gives either operand or NaN */
 FSM_INLINE vec vec_min(vec a, vec b);            /* a NaN gives either operand or NaN */
 FSM_INLINE vec vec_abs(vec a);
 FSM_INLINE vec vec_clamp(vec x, vec low); /* max(x, low); a NaN in x stays NaN */
 FSM_INLINE vec vec_flush(vec x);          /* x; where subnormal operands cost time, 0 for a subnormal one */
+FSM_INLINE vec vec_select_lt(vec a, vec b, vec yes, vec no); /* a < b ? yes : no; a NaN is not less */
 
 /* Bit patterns, as integers of the size of real. */
 FSM_INLINE vec vec_pow2(vec z);            /* the lowest bits of z become the exponent field: z << mantissa bits */
@@ -34,6 +41,7 @@ FSM_INLINE vec vec_bits_sub(vec a, vec b); /* bits(a) - bits(b) */
 /* Across the lanes, in any order: no bit depends on it. */
 FSM_INLINE real vec_hmax(vec a);
 FSM_INLINE bool vec_any_lt(vec a, vec b); /* a < b in some lane */
+FSM_INLINE int vec_find_eq(vec a, vec b); /* the first lane where a == b, or LANES; a NaN equals nothing */
 
 /* Sums. For float32 "+" below is the float64 sum. For float64 it is TwoSum (Knuth, TAOCP 4.2.2, theorem
  * B): hi takes the rounded sum, lo takes (lo of both, added) + the rounding error. */

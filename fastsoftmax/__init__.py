@@ -7,8 +7,20 @@ array([[0.09003057, 0.24472847, 0.66524096],
        [0.33333333, 0.33333333, 0.33333333]])
 """
 
+from fastsoftmax._logsumexp import logmeanexp, logsumexp, softmax_entropy
 from fastsoftmax._runtime import get_num_threads, num_threads, set_num_threads, show_config
-from fastsoftmax._softmax import softmax
+from fastsoftmax._softmax import log_softmax, softmax
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "get_num_threads", "num_threads", "set_num_threads", "show_config", "softmax"]
+__all__ = [
+    "__version__",
+    "get_num_threads",
+    "log_softmax",
+    "logmeanexp",
+    "logsumexp",
+    "num_threads",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+    "softmax_entropy",
+]

@@ -6,50 +6,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsoftmax._core import MAX_THREADS
+from fastsoftmax._core import MAX_THREADS, storage_of
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64", np.dtype(np.longdouble).name)
 
 
-def array(function: str, x: Any) -> NDArray[Any]:
-    """`x` as a base ndarray."""
-    if isinstance(x, np.ma.MaskedArray):
+def array(function: str, parameter: str, value: Any) -> NDArray[Any]:
+    """`value` as a base ndarray of a dtype that kernels know."""
+    if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{function}() got a numpy.ma.MaskedArray; its mask would be ignored. "
-            f"Pass {function}(x.filled(-np.inf)) to leave masked elements out."
+            f"Pass {function}({parameter}.data, where=~np.ma.getmaskarray({parameter}))."
         )
-    return np.asarray(x)
+    a = np.asarray(value)
+    if storage_of(a.dtype) < 0:
+        hint = " (fastsoftmax.scipy takes complex)" if a.dtype.kind == "c" else ""
+        raise TypeError(
+            f"{function}() supports float16/32/64, bfloat16, longdouble, integer and bool input, got {a.dtype}{hint}."
+        )
+    return a
 
 
-def axis(value: Any, ndim: int) -> int:
-    """One axis of an array of `ndim` dimensions, counted from 0; a 0-d array counts as one element."""
-    try:
-        index = operator.index(value)
-    except TypeError:
-        hint = " To join several axes, reshape x." if value is None or isinstance(value, tuple) else ""
-        raise TypeError(f"axis must be an int, got {type(value).__name__}.{hint}") from None
+def axes(value: Any, ndim: int) -> tuple[int, ...]:
+    """The axes that are joined, in order, counted from 0; a 0-d array counts as one element."""
+    if value is None:
+        return tuple(range(ndim))
     count = max(ndim, 1)
-    if not -count <= index < count:
-        raise np.exceptions.AxisError(index, ndim)
-    return index % count
+    indices = []
+    for item in value if isinstance(value, tuple) else (value,):
+        try:
+            index = operator.index(item)
+        except TypeError:
+            got = f"a tuple with {type(item).__name__}" if isinstance(value, tuple) else type(item).__name__
+            raise TypeError(f"axis must be an int, a tuple of ints or None, got {got}.") from None
+        if not -count <= index < count:
+            raise np.exceptions.AxisError(index, ndim)
+        if index % count in indices:
+            raise ValueError(f"repeated axis: {value} names axis {index % count} of {ndim} dimensions more than once.")
+        indices.append(index % count)
+    return tuple(sorted(indices)) if ndim else ()
 
 
-def float_dtypes(function: str, given: np.dtype[Any], wanted: Any) -> tuple[np.dtype[Any], np.dtype[Any]]:
-    """The dtype to compute in and the dtype of the result, for input of dtype `given`."""
-    if not (given.kind in "biu" or _is_float(given)):
-        raise TypeError(f"{function}() supports float16/32/64, bfloat16, integer and bool input, got {given}.")
+def result_dtype(given: np.dtype[Any], wanted: Any) -> np.dtype[Any]:
+    """The dtype of the result, native, for input of dtype `given`."""
     if wanted is not None:
         result = np.dtype(wanted)
-        if not _is_float(result):
-            raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {result}.")
+        if result.name not in _FLOATS:
+            raise TypeError(f"dtype must be float16, bfloat16, float32, float64 or longdouble, got {result}.")
     else:
-        result = given if _is_float(given) else np.dtype(np.float64)
-    result = result.newbyteorder("=")
-    compute = np.dtype(np.float64 if result == np.float64 else np.float32)
-    return compute, result
-
-
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    # bfloat16 is known by name: it comes from packages that register it with NumPy, such as ml_dtypes.
-    return dtype.type in (np.float16, np.float32, np.float64) or dtype.name == "bfloat16"
+        result = given if given.name in _FLOATS else np.dtype(np.float64)
+    return result.newbyteorder("=")
 
 
 def out(value: Any, shape: tuple[int, ...], result: np.dtype[Any]) -> NDArray[Any]:
@@ -60,10 +66,54 @@ def out(value: Any, shape: tuple[int, ...], result: np.dtype[Any]) -> NDArray[An
         raise ValueError(f"out has shape {value.shape}, expected {shape}.")
     if not value.flags.writeable:
         raise ValueError("out is read-only.")
-    is_number = _is_float(value.dtype) or value.dtype.kind in "fc"
-    if not is_number or not np.can_cast(result, value.dtype, casting="same_kind"):
+    if value.dtype.name not in _FLOATS or not np.can_cast(result, value.dtype, casting="same_kind"):
         raise TypeError(f"cannot cast {result} result to out of dtype {value.dtype}.")
     return np.asarray(value)
+
+
+def mask(value: Any, shape: tuple[int, ...], parameter: str) -> NDArray[np.bool]:
+    """`where` as a base ndarray that broadcasts to `shape`."""
+    a = np.asarray(value)
+    if a.dtype != bool:
+        raise TypeError(f"where must be bool, got {a.dtype} (additive masks: add them to {parameter}).")
+    if not _broadcasts(a.shape, shape):
+        raise ValueError(f"where has shape {a.shape}, which does not broadcast to {parameter}'s shape {shape}.")
+    return a
+
+
+def weights(value: Any, shape: tuple[int, ...]) -> tuple[NDArray[Any], tuple[int, ...]]:
+    """`b` of logsumexp as a base ndarray, and the shape that it and `a`, of shape `shape`, broadcast to."""
+    b = array("logsumexp", "a", value)
+    try:
+        return b, np.broadcast_shapes(shape, b.shape)
+    except ValueError:
+        raise ValueError(f"b has shape {b.shape}, which does not broadcast with a's shape {shape}.") from None
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    ends = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(length in (1, wanted) for length, wanted in ends)
+
+
+def temperature(value: Any) -> float:
+    if isinstance(value, str) or np.ndim(value) or np.iscomplexobj(value):
+        raise TypeError(f"temperature must be a real number, got {type(value).__name__}.")
+    try:
+        number = float(value)
+    except TypeError:
+        raise TypeError(f"temperature must be a real number, got {type(value).__name__}.") from None
+    if not number > 0:
+        raise ValueError(f"temperature must be > 0, got {value}.")
+    if not 1e-300 <= number <= 1e300:
+        raise ValueError(f"temperature must be from 1e-300 to 1e300, got {value}.")
+    return number
+
+
+def choice(parameter: str, value: Any, first: str, second: str) -> bool:
+    """Whether an argument that is one of two words is the second."""
+    if not isinstance(value, str) or value not in (first, second):
+        raise ValueError(f'{parameter} must be "{first}" or "{second}", got {value!r}.'.replace("'", '"'))
+    return value == second
 
 
 def num_threads(value: Any) -> int:

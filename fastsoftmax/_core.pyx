@@ -7,7 +7,9 @@ from contextvars import ContextVar
 import numpy as np
 
 cimport numpy as cnp
+from cpython.exc cimport PyErr_NoMemory
 from libc.stddef cimport ptrdiff_t
+from libc.string cimport memset
 
 cnp.import_array()
 
@@ -15,25 +17,37 @@ cdef extern from "numpy/arrayobject.h" nogil:
     cnp.ndarray PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, cnp.PyArray_Descr *dtype, int subok)
 
 cdef extern from "fsm.h" nogil:
-    ctypedef struct fsm_args:
-        const void *x
-        void *y
-        ptrdiff_t n
-        ptrdiff_t x_step
-        ptrdiff_t y_step
-        ptrdiff_t columns
-        int ndim
-        ptrdiff_t *shape
-        ptrdiff_t *x_stride
-        ptrdiff_t *y_stride
-    ctypedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end) noexcept
-    ctypedef struct fsm_isa:
-        const char *name
-        fsm_kernel *(*kernels)[2]
     enum:
         FSM_MAX_DIMS
         FSM_MAX_THREADS
-    int FSM_OPS, FSM_F32, FSM_F64
+        FSM_OPERANDS
+    ctypedef struct fsm_operand:
+        char *data
+        int storage
+        bint swapped
+        ptrdiff_t column
+        ptrdiff_t *step
+        ptrdiff_t *stride
+    ctypedef struct fsm_args:
+        fsm_operand operands[FSM_OPERANDS]
+        int used
+        ptrdiff_t n
+        int axes
+        ptrdiff_t *length
+        ptrdiff_t columns
+        int ndim
+        ptrdiff_t *shape
+        double temperature
+        bint zero_if_all_neg_inf
+        double flush_below
+    ctypedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) noexcept
+    ctypedef struct fsm_isa:
+        const char *name
+        fsm_kernel *(*kernels)[2]
+    int FSM_OPS, FSM_F32, FSM_F64, FSM_X, FSM_Y, FSM_MASK, FSM_WEIGHT, FSM_SIGN
+    int FSM_STORAGE_f16, FSM_STORAGE_bf16, FSM_STORAGE_f32, FSM_STORAGE_f64, FSM_STORAGE_longdouble
+    int FSM_STORAGE_boolean, FSM_STORAGE_i8, FSM_STORAGE_u8, FSM_STORAGE_i16, FSM_STORAGE_u16
+    int FSM_STORAGE_i32, FSM_STORAGE_u32, FSM_STORAGE_i64, FSM_STORAGE_u64
     const fsm_isa *const *fsm_isas
     int fsm_isa_count
     bint fsm_isa_usable(int isa)
@@ -41,8 +55,10 @@ cdef extern from "fsm.h" nogil:
     void fsm_activate_isa(int isa)
     const char *const *fsm_op_names
     const double *fsm_op_max_ulp
+    const char *const *fsm_op_bound
     const char *fsm_compiler
-    void fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads)
+    fsm_kernel *const *fsm_longdouble_kernels
+    bint fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads)
     int fsm_useful_threads(const fsm_args *args, int dtype)
     int fsm_cpu_count()
     int fsm_num_threads()
@@ -58,8 +74,11 @@ cdef ptrdiff_t MIN_COLUMNS = 8
 
 
 def ops():
-    """Name of each operation, in the order of their numbers, and its bound in ULP."""
-    return {fsm_op_names[i].decode(): fsm_op_max_ulp[i] for i in range(FSM_OPS)}
+    """{name: (bound, what it is relative to)} of each operation, in the order of their numbers; see csrc/ops.def."""
+    return {
+        fsm_op_names[i].decode(): (fsm_op_max_ulp[i], fsm_op_bound[i].decode().replace("_", " "))
+        for i in range(FSM_OPS)
+    }
 
 
 def isas():
@@ -105,18 +124,23 @@ def limit_num_threads(int threads):
     fsm_limit_num_threads(threads)
 
 
+# ---- calls
+
+
 def normalize(int op, x, axis_of_x, out, int threads):
-    """Operation number `op` on x along an axis, into `out` or, if that is None, a new array.
+    """The quick way for operation number `op`, whose result has the shape of x, along one axis, into `out` or, if that
+    is None, a new array.
 
     `threads`: how many may work on it, 0 for what num_threads() says.
 
     Returns None, and has done nothing, if the arguments are not plain arrays that a kernel can take as they
-    are: native float32 or float64, strides of whole elements, one dtype and shape, `out` writeable and either
-    x itself or apart from it, with no element twice.
+    are: native float32 or float64, one dtype and shape, `out` writeable and either x itself or apart from it, with no
+    element twice.
     """
     cdef cnp.ndarray a, y
     cdef int dtype, axis
     cdef fsm_args args
+    cdef bint joined[FSM_MAX_DIMS]
 
     if type(x) is not cnp.ndarray:
         return None
@@ -144,41 +168,126 @@ def normalize(int op, x, axis_of_x, out, int threads):
     elif type(out) is cnp.ndarray:
         y = <cnp.ndarray>out
         if (cnp.PyArray_TYPE(y) != cnp.PyArray_TYPE(a) or not cnp.PyArray_ISNOTSWAPPED(y)
-                or not cnp.PyArray_ISWRITEABLE(y) or not cnp.PyArray_SAMESHAPE(a, y) or repeats(y) or overlap(a, y)):
+                or not cnp.PyArray_ISWRITEABLE(y) or not cnp.PyArray_SAMESHAPE(a, y) or has_repeats(y)
+                or overlaps(a, y)):
             return None
     else:
         return None
 
     if cnp.PyArray_SIZE(a) == 0:
         return y
-    if not describe(&args, a, y, axis):
-        return None
-    run(op, dtype, &args, cnp.PyArray_SIZE(a), threads)
+    begin(&args)
+    operand(&args, FSM_X, a, FSM_STORAGE_f32 if dtype == FSM_F32 else FSM_STORAGE_f64)
+    operand(&args, FSM_Y, y, args.operands[FSM_X].storage)
+    if axis == cnp.PyArray_NDIM(a) - 1 and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(y):
+        describe_rows(&args, cnp.PyArray_DIM(a, axis), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
+    else:
+        memset(joined, 0, sizeof(joined))
+        joined[axis] = True
+        describe(&args, a, y, None, None, None, joined)
+    run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y
 
 
-cdef int run(int op, int dtype, const fsm_args *args, ptrdiff_t size, int threads) except -1:
-    cdef fsm_kernel *kernel = fsm_active_isa().kernels[op][dtype]
+def compute(
+    int op, compute_dtype, x, axes, y, int threads, mask=None, weights=None, sign=None, double temperature=1,
+    bint zero_if_all_neg_inf=False, double flush_below=0,
+):
+    """Operation number `op` on x along `axes`, a tuple of different numbers from 0 on, into y.
+
+    y is writeable, has no element twice, and is x itself or apart from all other arrays; it has the shape of x, or, for
+    a reduction, 1 in place of the axes. `mask` (bool) and `weights` are None or have the shape of x, `sign` that of y.
+    All dtypes are among those that storage_of() knows. compute_dtype: float32, float64 or longdouble.
+    """
+    cdef cnp.ndarray a = x
+    cdef fsm_args args
+    cdef fsm_kernel *kernel
+    cdef bint joined[FSM_MAX_DIMS]
+    cdef int dtype = FSM_F32 if compute_dtype == np.float32 else FSM_F64
+    cdef bint longdouble = compute_dtype != np.float32 and compute_dtype != np.float64
+
+    if cnp.PyArray_SIZE(a) == 0:
+        return
+    begin(&args)
+    args.temperature = temperature
+    args.zero_if_all_neg_inf = zero_if_all_neg_inf
+    args.flush_below = flush_below
+    operand(&args, FSM_X, a, storage_of(a.dtype))
+    operand(&args, FSM_Y, y, storage_of(y.dtype))
+    if mask is not None:
+        operand(&args, FSM_MASK, mask, FSM_STORAGE_boolean)
+    if weights is not None:
+        operand(&args, FSM_WEIGHT, weights, storage_of(weights.dtype))
+    if sign is not None:
+        operand(&args, FSM_SIGN, sign, storage_of(sign.dtype))
+    memset(joined, 0, sizeof(joined))
+    for axis in axes:
+        joined[<int>axis] = True
+    describe(&args, a, y, mask, weights, sign, joined)
+    if longdouble:
+        split_columns(&args)
+        kernel = fsm_longdouble_kernels[op]
+    else:
+        kernel = fsm_active_isa().kernels[op][dtype]
+    run(kernel, dtype, &args, cnp.PyArray_SIZE(a), threads)
+
+
+cdef int run(fsm_kernel *kernel, int dtype, const fsm_args *args, ptrdiff_t size, int threads) except -1:
+    cdef bint done
     if size < GIL_ELEMENTS:
-        fsm_run(kernel, args, dtype, 1)
-        return 0
-    if threads == 0:
-        threads = num_threads() if fsm_useful_threads(args, dtype) > 1 else 1
-    with nogil:
-        fsm_run(kernel, args, dtype, threads)
+        done = fsm_run(kernel, args, dtype, 1)
+    else:
+        if threads == 0:
+            threads = num_threads() if fsm_useful_threads(args, dtype) > 1 else 1
+        with nogil:
+            done = fsm_run(kernel, args, dtype, threads)
+    if not done:
+        PyErr_NoMemory()
     return 0
 
 
-cdef bint overlap(cnp.ndarray a, cnp.ndarray b):
+# ---- arrays
+
+_STORAGES = {
+    "float16": FSM_STORAGE_f16,
+    "bfloat16": FSM_STORAGE_bf16,
+    "float32": FSM_STORAGE_f32,
+    "float64": FSM_STORAGE_f64,
+    np.dtype(np.longdouble).name: FSM_STORAGE_f64 if np.dtype(np.longdouble).itemsize == 8 else FSM_STORAGE_longdouble,
+    "bool": FSM_STORAGE_boolean,
+    "int8": FSM_STORAGE_i8,
+    "uint8": FSM_STORAGE_u8,
+    "int16": FSM_STORAGE_i16,
+    "uint16": FSM_STORAGE_u16,
+    "int32": FSM_STORAGE_i32,
+    "uint32": FSM_STORAGE_u32,
+    "int64": FSM_STORAGE_i64,
+    "uint64": FSM_STORAGE_u64,
+}
+_SUPPORTED = {}
+
+
+def storage_of(dtype):
+    """How kernels know elements of a dtype, or -1 if they do not. bfloat16 is known by its name: it comes from packages
+    that register it with NumPy, such as ml_dtypes."""
+    storage = _SUPPORTED.get(dtype)
+    if storage is None:
+        storage = _SUPPORTED[dtype] = _STORAGES.get(dtype.name, -1)
+    return storage
+
+
+def overlaps(cnp.ndarray a, cnp.ndarray b):
     """Whether a and b may share memory in another way than element by element."""
     cdef char *a_low
     cdef char *a_high
     cdef char *b_low
     cdef char *b_high
     cdef int d
-    cdef bint same = cnp.PyArray_BYTES(a) == cnp.PyArray_BYTES(b)
-    for d in range(cnp.PyArray_NDIM(a)):
-        same &= cnp.PyArray_STRIDE(a, d) == cnp.PyArray_STRIDE(b, d)
+    cdef bint same = (cnp.PyArray_BYTES(a) == cnp.PyArray_BYTES(b) and cnp.PyArray_SAMESHAPE(a, b)
+                      and cnp.PyArray_ITEMSIZE(a) == cnp.PyArray_ITEMSIZE(b))
+    if same:
+        for d in range(cnp.PyArray_NDIM(a)):
+            same &= cnp.PyArray_STRIDE(a, d) == cnp.PyArray_STRIDE(b, d)
     if same:
         return False
     extent(a, &a_low, &a_high)
@@ -191,7 +300,12 @@ cdef bint overlap(cnp.ndarray a, cnp.ndarray b):
         return True
 
 
-cdef bint repeats(cnp.ndarray a) noexcept:
+def repeats(cnp.ndarray a):
+    """Whether two elements of a may lie on the same bytes."""
+    return has_repeats(a)
+
+
+cdef bint has_repeats(cnp.ndarray a) noexcept:
     """Whether two elements of a may lie on the same bytes: no dimension clears what the smaller ones span."""
     cdef ptrdiff_t strides[FSM_MAX_DIMS]
     cdef ptrdiff_t spans[FSM_MAX_DIMS]
@@ -240,71 +354,138 @@ cdef void extent(cnp.ndarray a, char **low, char **high) noexcept:
             high[0] += span
 
 
-cdef bint describe(fsm_args *args, cnp.ndarray x, cnp.ndarray y, int axis) noexcept:
-    """Fills args: the dimensions besides the axis in the order they lie in memory, merged where they can be.
+# ---- the description of a call
 
-    False if a stride is not a whole number of elements. No dimension may be 0.
-    """
-    cdef ptrdiff_t itemsize = cnp.PyArray_ITEMSIZE(x)
-    cdef int ndim = cnp.PyArray_NDIM(x)
-    cdef int d, k, last
-    cdef ptrdiff_t length, x_stride, y_stride
 
-    args.x = cnp.PyArray_DATA(x)
-    args.y = cnp.PyArray_DATA(y)
-    args.n = cnp.PyArray_DIM(x, axis)
+cdef void begin(fsm_args *args) noexcept:
+    cdef int o
+    for o in range(FSM_OPERANDS):
+        args.operands[o].data = NULL
+    args.used = 0
+    args.temperature = 1
+    args.zero_if_all_neg_inf = False
+    args.flush_below = 0
+
+
+cdef void operand(fsm_args *args, int which, cnp.ndarray a, int storage) noexcept:
+    args.operands[which].data = cnp.PyArray_BYTES(a)
+    args.operands[which].storage = storage
+    args.operands[which].swapped = not cnp.PyArray_ISNOTSWAPPED(a)
+    args.operands[which].column = 0
+    if which >= args.used:
+        args.used = which + 1
+
+
+cdef void describe_rows(fsm_args *args, ptrdiff_t n, ptrdiff_t size, ptrdiff_t itemsize) noexcept:
+    """x and y as contiguous rows, one after the other."""
+    cdef int o
+    args.n = args.length[0] = n
+    args.axes = args.ndim = 1
     args.columns = 0
-    if axis == ndim - 1 and cnp.PyArray_IS_C_CONTIGUOUS(x) and cnp.PyArray_IS_C_CONTIGUOUS(y):
-        args.x_step = args.y_step = 1
-        args.ndim = 1
-        args.shape[0] = cnp.PyArray_SIZE(x) // args.n
-        args.x_stride[0] = args.y_stride[0] = args.n
-        return True
+    args.shape[0] = size // n
+    for o in range(FSM_Y + 1):
+        args.operands[o].step[0] = itemsize
+        args.operands[o].stride[0] = n * itemsize
 
-    args.ndim = 0
+
+cdef void describe(
+    fsm_args *args, cnp.ndarray x, cnp.ndarray y, mask, weights, sign, const bint *joined
+):
+    """The joined axes in C order, the other dimensions in the order in which x lies in memory; both merged where they
+    can be. No dimension of x may be 0. y and sign are 1 long, or as long as x, along the joined axes."""
+    cdef int ndim = cnp.PyArray_NDIM(x)
+    cdef int d, k, o, last
+    cdef ptrdiff_t length
+    cdef ptrdiff_t strides[FSM_MAX_DIMS][FSM_OPERANDS]
+    cdef cnp.ndarray a
+
+    for o, array in enumerate((x, y, mask, weights, sign)):
+        if array is None:
+            for d in range(ndim):
+                strides[d][o] = 0
+            continue
+        a = array
+        for d in range(ndim):
+            strides[d][o] = cnp.PyArray_STRIDE(a, d) if cnp.PyArray_DIM(a, d) > 1 else 0
+
+    args.n = 1
+    args.axes = args.ndim = 0
     for d in range(ndim):
         length = cnp.PyArray_DIM(x, d)
         if length == 1:
-            x_stride = y_stride = 1  # never taken
-        elif cnp.PyArray_STRIDE(x, d) % itemsize or cnp.PyArray_STRIDE(y, d) % itemsize:
-            return False
-        else:
-            x_stride = cnp.PyArray_STRIDE(x, d) // itemsize
-            y_stride = cnp.PyArray_STRIDE(y, d) // itemsize
-        if d == axis:
-            args.x_step = x_stride
-            args.y_step = y_stride
             continue
-        if length == 1:
+        if joined[d]:
+            args.n *= length
+            if args.axes and continues(args, strides[d], length, args.axes - 1, True):
+                args.length[args.axes - 1] *= length
+            else:
+                args.length[args.axes] = length
+                args.axes += 1
+            for o in range(args.used):
+                args.operands[o].step[args.axes - 1] = strides[d][o]
             continue
-        # Insertion sort by the size of the stride, the largest first.
+        # Insertion sort by the size of the stride of x, the largest first.
         k = args.ndim
-        while k > 0 and magnitude(args.x_stride[k - 1]) < magnitude(x_stride):
+        while k > 0 and magnitude(args.operands[FSM_X].stride[k - 1]) < magnitude(strides[d][FSM_X]):
             args.shape[k] = args.shape[k - 1]
-            args.x_stride[k] = args.x_stride[k - 1]
-            args.y_stride[k] = args.y_stride[k - 1]
+            for o in range(args.used):
+                args.operands[o].stride[k] = args.operands[o].stride[k - 1]
             k -= 1
         args.shape[k] = length
-        args.x_stride[k] = x_stride
-        args.y_stride[k] = y_stride
+        for o in range(args.used):
+            args.operands[o].stride[k] = strides[d][o]
         args.ndim += 1
+    if args.axes == 0:
+        args.axes = args.length[0] = 1
+        for o in range(args.used):
+            args.operands[o].step[0] = 0
 
-    # Merge every dimension into the one before it that continues it, in both arrays.
-    last = 0
-    for d in range(1, args.ndim):
-        if (args.x_stride[last] == args.shape[d] * args.x_stride[d]
-                and args.y_stride[last] == args.shape[d] * args.y_stride[d]):
+    # Merge every dimension into the one before it that continues it, in all arrays.
+    last = -1
+    for d in range(args.ndim):
+        for o in range(args.used):
+            strides[0][o] = args.operands[o].stride[d]
+        if last >= 0 and continues(args, strides[0], args.shape[d], last, False):
             args.shape[last] *= args.shape[d]
         else:
             last += 1
             args.shape[last] = args.shape[d]
-        args.x_stride[last] = args.x_stride[d]
-        args.y_stride[last] = args.y_stride[d]
-    if args.ndim:
-        args.ndim = last + 1
+        for o in range(args.used):
+            args.operands[o].stride[last] = strides[0][o]
+    args.ndim = last + 1
 
-    if (args.ndim and args.shape[last] >= MIN_COLUMNS and args.x_stride[last] == 1 and args.y_stride[last] == 1
-            and not (args.n > 1 and args.x_step == 1 and args.y_step == 1)):
+    args.columns = 0
+    if last >= 0 and args.shape[last] >= MIN_COLUMNS and side_by_side(args, last, cnp.PyArray_ITEMSIZE(x)):
         args.columns = args.shape[last]
         args.ndim -= 1
+        for o in range(args.used):
+            args.operands[o].column = args.operands[o].stride[last]
+
+
+cdef bint continues(const fsm_args *args, const ptrdiff_t *strides, ptrdiff_t length, int d, bint joined) noexcept:
+    """Whether a dimension carries on, in every array, where entry d of the joined axes, or of the others, ends."""
+    cdef int o
+    for o in range(args.used):
+        if args.operands[o].data == NULL:
+            continue
+        if (args.operands[o].step[d] if joined else args.operands[o].stride[d]) != length * strides[o]:
+            return False
     return True
+
+
+cdef bint side_by_side(const fsm_args *args, int d, ptrdiff_t itemsize) noexcept:
+    """Whether rows along dimension d lie closer to each other than the elements of a row."""
+    cdef ptrdiff_t step = magnitude(args.operands[FSM_X].step[args.axes - 1])
+    return args.n == 1 or (step != itemsize and magnitude(args.operands[FSM_X].stride[d]) < step)
+
+
+cdef void split_columns(fsm_args *args) noexcept:
+    """Columns become one more dimension, of single rows."""
+    cdef int o
+    if args.columns == 0:
+        return
+    args.shape[args.ndim] = args.columns
+    for o in range(args.used):
+        args.operands[o].stride[args.ndim] = args.operands[o].column
+    args.ndim += 1
+    args.columns = 0

@@ -5,6 +5,7 @@ import functools
 import re
 from fractions import Fraction
 
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import running_on
@@ -126,6 +127,7 @@ def lanewise(function, dtype):
         "abs": lambda a, b, c: np.abs(a),
         "clamp": lambda a, b, c: np.where(b > a, b, a),
         "flush": lambda a, b, c: a,
+        "select_lt": lambda a, b, c: np.where(a < b, c, a),
         "pow2": lambda a, b, c: (a.view(integer(dtype)) << mantissa).view(dtype),
         "bits_sub": lambda a, b, c: (a.view(integer(dtype)) - b.view(integer(dtype))).view(dtype),
     }[function]
@@ -145,6 +147,7 @@ LANEWISE = [
     "abs",
     "clamp",
     "flush",
+    "select_lt",
     "pow2",
     "bits_sub",
 ]
@@ -216,6 +219,128 @@ def test_any_less_than(driver, dtype):
     for isa in driver.isas():
         got = np.frombuffer(driver.vec("any_lt", isa, dtype, [(0, row, limit, row) for row in x]), dtype)
         np.testing.assert_array_equal(got, [0] + [1] * lanes)
+
+
+def test_select_less_than(driver, dtype):
+    """Equal is not less, -0 is not less than +0, a NaN is not either; a NaN that is chosen is kept."""
+    lanes = 128 // np.dtype(dtype).itemsize
+    edges = np.array([np.nan, np.inf, -np.inf, 1, -1, 0, -0.0, np.finfo(dtype).smallest_subnormal], dtype)
+    records = [(np.resize(edges, lanes), np.full(lanes, b, dtype), np.arange(lanes, dtype=dtype)) for b in edges]
+    expected = np.concatenate([np.where(a < b, c, a) for a, b, c in records])
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec("select_lt", isa, dtype, [(0, *abc) for abc in records]), dtype)
+        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(expected))
+
+
+def test_first_equal_lane(driver, dtype):
+    """No lane, each lane alone, each pair of lanes; zeros of either sign are equal, NaNs are not."""
+    lanes = 128 // np.dtype(dtype).itemsize
+    none = np.resize(np.array([1, -1, np.nan, np.inf], dtype), lanes)
+    records, expected = [], []
+    for wanted, met in [(0, -0.0), (-0.0, 0), (np.nan, np.nan), (-np.inf, -np.inf), (2, 2)]:
+        for first in range(lanes + 1):
+            for second in range(first, lanes + 1):
+                x = none.copy()
+                x[[j for j in (first, second) if j < lanes]] = met
+                records.append((0, x, np.full(lanes, wanted), x))
+                expected.append(lanes if np.isnan(met) else first)
+    for isa in driver.isas():
+        np.testing.assert_array_equal(np.frombuffer(driver.vec("find_eq", isa, dtype, records), dtype), expected)
+
+
+# ---- half precision
+
+HALVES = np.arange(2**16, dtype=np.uint16)
+
+
+def in_blocks(values):
+    """Records for Driver.vec that hold the values in their first block, the last one filled up with zeros."""
+    lanes = 128 // values.itemsize
+    padded = np.zeros(-(-len(values) // lanes) * lanes, values.dtype)
+    padded[: len(values)] = values
+    return [(0, block, block, block) for block in padded.reshape(-1, lanes)]
+
+
+def halves_in_blocks(dtype):
+    """Records that hold each 16-bit number once, at the start of the first block."""
+    dtype = np.dtype(dtype)
+    lanes = 128 // dtype.itemsize
+    blocks = np.zeros((2**16 // lanes, lanes), dtype)
+    blocks.view(np.uint16)[:, :lanes] = HALVES.reshape(-1, lanes)
+    return [(0, block, block, block) for block in blocks]
+
+
+def to_be_rounded(half, dtype):
+    """Numbers of `dtype` on, between and beside those of a 16-bit format; and any at all."""
+    infinity = np.array(np.inf, half).view(np.uint16)
+    numbers = HALVES[:infinity].view(half).astype(np.float64)
+    numbers = np.append(numbers, 2 * numbers[-1] - numbers[-2])
+    with np.errstate(over="ignore"):
+        x = np.concatenate([numbers, (numbers[:-1] + numbers[1:]) / 2]).astype(dtype)
+    fmt = np.finfo(dtype)
+    rng = np.random.default_rng(0)
+    random = rng.integers(0, 2 ** (8 * x.itemsize), 20_000, dtype=integer(dtype), endpoint=False).view(dtype)
+    limits = np.array([0, np.inf, fmt.max, fmt.smallest_normal, fmt.smallest_subnormal, 65519.999, 65520], dtype)
+    x = np.concatenate([x, np.nextafter(x, 0), np.nextafter(x, np.inf), random, limits])
+    return np.where(rng.random(len(x)) < 0.5, x, -x).astype(dtype)
+
+
+def nearest(x, half):
+    """Finite float64 numbers rounded once to a 16-bit format; NumPy and ml_dtypes go by way of float32 at times."""
+    fmt = ml_dtypes.finfo(half)
+    unit = np.ldexp(1.0, np.maximum(np.frexp(x)[1] - 1, fmt.minexp) - fmt.nmant)
+    with np.errstate(over="ignore"):  # beyond the largest number: infinity
+        return (np.rint(x / unit) * unit).astype(half)
+
+
+@pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16], ids=["f16", "bf16"])
+def test_half_load(driver, dtype, half):
+    function = "load_f16" if half is np.float16 else "load_bf16"
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        expected = HALVES.view(half).astype(dtype)
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec(function, isa, dtype, halves_in_blocks(dtype)), dtype)
+        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(expected))
+
+
+@pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16], ids=["f16", "bf16"])
+def test_half_store(driver, dtype, half):
+    function = "store_f16" if half is np.float16 else "store_bf16"
+    x = to_be_rounded(half, dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = np.where(np.isfinite(x), nearest(x.astype(np.float64), half), x.astype(half))
+        if half is np.float16:
+            np.testing.assert_array_equal(expected, x.astype(half))
+    nan = np.isnan(x)
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec(function, isa, dtype, in_blocks(x)), np.uint16)[: len(x)]
+        np.testing.assert_array_equal(got[~nan], expected.view(np.uint16)[~nan])
+        assert np.all(np.isnan(got[nan].view(half)))
+        quiet = np.array(0x7E00 if half is np.float16 else 0x7FC0, np.uint16).view(half)
+        assert np.all(got[nan] & quiet.view(np.uint16) == quiet.view(np.uint16))
+        canonical = driver.vec(function, isa, dtype, in_blocks(np.array([np.nan], dtype)))
+        assert canonical[:2] == quiet.tobytes()
+
+
+def test_rounding_to_odd(driver):
+    x = to_be_rounded(ml_dtypes.bfloat16, "float64")
+    with np.errstate(over="ignore"):
+        x = np.concatenate([x, np.arange(1, 4000) * 2.0**-151, 2.0 ** np.arange(-160, 130), [np.finfo("f4").max * 1.1]])
+    fmt = np.finfo(np.float32)
+    x = x[~np.isnan(x)]
+    finite = np.clip(x, -float(fmt.max), float(fmt.max))
+    unit = np.ldexp(1.0, np.maximum(np.frexp(finite)[1] - 1, fmt.minexp) - fmt.nmant)
+    expected = (np.trunc(finite / unit) * unit).astype(np.float32)
+    expected.view(np.uint32)[expected != finite] |= 1
+    expected = np.copysign(np.where(np.isinf(x), x, expected), x).astype(np.float32)
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec("odd", isa, "float64", in_blocks(x)), np.float32)[: len(x)]
+        assert_same_bits(got, expected)
+
+
+# ---- sums
 
 
 def lane_sums(terms):
@@ -299,5 +424,5 @@ def test_order_of_summation(driver, dtype, n):
 
 def test_every_function_of_the_contract_is_tested():
     declared = re.findall(r"\bvec_(\w+)\(", (ROOT / "csrc/vec.h").read_text())
-    tested = [*LANEWISE, *SUMS, "load_n", "store_n", "hmax", "any_lt"]
+    tested = [*LANEWISE, *SUMS, "load_n", "store_n", "hmax", "any_lt", "find_eq", "load_f16", "store_f16"]
     assert sorted(declared) == sorted(tested)

@@ -1,4 +1,4 @@
-/* AVX2 and FMA: a block is four registers. */
+/* AVX2, FMA and F16C: a block is four registers. */
 #include "../fsm.h"
 
 #include <immintrin.h>
@@ -7,6 +7,11 @@
 #define EACH(i)                                                                                                        \
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < 4; i++)
+
+/* 32 for 0. */
+FSM_INLINE int trailing_zeros(uint32_t a) {
+    return _mm_popcnt_u32(~a & (a - 1));
+}
 
 /* ---- float32 */
 
@@ -51,6 +56,18 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
         _mm256_maskstore_ps(p + 8 * i, lanes32(n, i), a.v[i]);
 }
 
+FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8 * i)));
+    return r;
+}
+
+FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+    EACH(i)
+        _mm_storeu_si128((__m128i *)(p + 8 * i), _mm256_cvtps_ph(a.v[i], _MM_FROUND_TO_NEAREST_INT));
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(i)
@@ -79,6 +96,12 @@ FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
     EACH(i)
         a.v[i] = _mm256_fmadd_ps(a.v[i], b.v[i], c.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_mul_error(vf32 a, vf32 b, vf32 p) {
+    EACH(i)
+        a.v[i] = _mm256_fmsub_ps(a.v[i], b.v[i], p.v[i]);
     return a;
 }
 
@@ -119,6 +142,12 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
+FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    EACH(i)
+        a.v[i] = _mm256_blendv_ps(no.v[i], yes.v[i], _mm256_cmp_ps(a.v[i], b.v[i], _CMP_LT_OQ));
+    return a;
+}
+
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     EACH(i)
         z.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(z.v[i]), 23));
@@ -142,6 +171,13 @@ FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     EACH(i)
         a.v[i] = _mm256_cmp_ps(a.v[i], b.v[i], _CMP_LT_OQ);
     return _mm256_movemask_ps(_mm256_or_ps(_mm256_or_ps(a.v[0], a.v[1]), _mm256_or_ps(a.v[2], a.v[3])));
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    uint32_t equal = 0;
+    EACH(i)
+        equal |= (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.v[i], b.v[i], _CMP_EQ_OQ)) << (8 * i);
+    return trailing_zeros(equal);
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -223,6 +259,36 @@ FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
         _mm256_maskstore_pd(p + 4 * i, lanes64(n, i), a.v[i]);
 }
 
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    vf64 r;
+    EACH(i)
+        r.v[i] = _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(p + 4 * i))));
+    return r;
+}
+
+/* Of four lanes of all ones or all zeros, the lower halves. */
+FSM_INLINE __m128i narrow(__m256d lanes) {
+    __m256 halves = _mm256_castpd_ps(lanes);
+    __m128 low = _mm256_castps256_ps128(halves), high = _mm256_extractf128_ps(halves, 1);
+    return _mm_castps_si128(_mm_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0)));
+}
+
+/* fsm_f64_to_f32_odd (half.h). */
+FSM_INLINE __m128 odd_f32(__m256d a) {
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    __m128 nearest = _mm256_cvtpd_ps(a);
+    __m256d back = _mm256_cvtps_pd(nearest);
+    __m256d up = _mm256_cmp_pd(_mm256_andnot_pd(sign, back), _mm256_andnot_pd(sign, a), _CMP_GT_OQ);
+    __m256d inexact = _mm256_cmp_pd(back, a, _CMP_NEQ_OQ);
+    __m128i bits = _mm_add_epi32(_mm_castps_si128(nearest), narrow(up)); /* all ones are -1 */
+    return _mm_castsi128_ps(_mm_or_si128(bits, _mm_srli_epi32(narrow(inexact), 31)));
+}
+
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    EACH(i)
+        _mm_storel_epi64((__m128i *)(p + 4 * i), _mm_cvtps_ph(odd_f32(a.v[i]), _MM_FROUND_TO_NEAREST_INT));
+}
+
 FSM_INLINE vf64 vf64_set1(double a) {
     vf64 r;
     EACH(i)
@@ -251,6 +317,12 @@ FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
     EACH(i)
         a.v[i] = _mm256_fmadd_pd(a.v[i], b.v[i], c.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul_error(vf64 a, vf64 b, vf64 p) {
+    EACH(i)
+        a.v[i] = _mm256_fmsub_pd(a.v[i], b.v[i], p.v[i]);
     return a;
 }
 
@@ -290,6 +362,12 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
+FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    EACH(i)
+        a.v[i] = _mm256_blendv_pd(no.v[i], yes.v[i], _mm256_cmp_pd(a.v[i], b.v[i], _CMP_LT_OQ));
+    return a;
+}
+
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     EACH(i)
         z.v[i] = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(z.v[i]), 52));
@@ -312,6 +390,13 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     EACH(i)
         a.v[i] = _mm256_cmp_pd(a.v[i], b.v[i], _CMP_LT_OQ);
     return _mm256_movemask_pd(_mm256_or_pd(_mm256_or_pd(a.v[0], a.v[1]), _mm256_or_pd(a.v[2], a.v[3])));
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    uint32_t equal = UINT32_C(1) << 16;
+    EACH(i)
+        equal |= (uint32_t)_mm256_movemask_pd(_mm256_cmp_pd(a.v[i], b.v[i], _CMP_EQ_OQ)) << (4 * i);
+    return trailing_zeros(equal);
 }
 
 #include "two_sum.h"

@@ -8,6 +8,11 @@
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < 2; i++)
 
+/* 32 for 0. */
+FSM_INLINE int trailing_zeros(uint32_t a) {
+    return _mm_popcnt_u32(~a & (a - 1));
+}
+
 /* ---- float32 */
 
 typedef struct {
@@ -47,6 +52,18 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
         _mm512_mask_storeu_ps(p + 16 * i, lanes32(n, i), a.v[i]);
 }
 
+FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + 16 * i)));
+    return r;
+}
+
+FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+    EACH(i)
+        _mm256_storeu_si256((__m256i *)(p + 16 * i), _mm512_cvtps_ph(a.v[i], _MM_FROUND_TO_NEAREST_INT));
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(i)
@@ -75,6 +92,12 @@ FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
     EACH(i)
         a.v[i] = _mm512_fmadd_ps(a.v[i], b.v[i], c.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_mul_error(vf32 a, vf32 b, vf32 p) {
+    EACH(i)
+        a.v[i] = _mm512_fmsub_ps(a.v[i], b.v[i], p.v[i]);
     return a;
 }
 
@@ -112,6 +135,12 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
+FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    EACH(i)
+        a.v[i] = _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v[i], b.v[i], _CMP_LT_OQ), no.v[i], yes.v[i]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     EACH(i)
         z.v[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(z.v[i]), 23));
@@ -130,6 +159,13 @@ FSM_INLINE float vf32_hmax(vf32 a) {
 
 FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     return _mm512_cmp_ps_mask(a.v[0], b.v[0], _CMP_LT_OQ) | _mm512_cmp_ps_mask(a.v[1], b.v[1], _CMP_LT_OQ);
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    uint32_t equal = 0;
+    EACH(i)
+        equal |= (uint32_t)_mm512_cmp_ps_mask(a.v[i], b.v[i], _CMP_EQ_OQ) << (16 * i);
+    return trailing_zeros(equal);
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -203,6 +239,24 @@ FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
         _mm512_mask_storeu_pd(p + 8 * i, lanes64(n, i), a.v[i]);
 }
 
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    __m512 a = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+    return (vf64){{_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1))}};
+}
+
+/* Rounded to odd (half.h): truncated, and the last bit set if that lost something. */
+FSM_INLINE __m256 odd_f32(__m512d a) {
+    __m256 toward_zero = _mm512_cvt_roundpd_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+    __mmask8 inexact = _mm512_cmp_pd_mask(_mm512_cvtps_pd(toward_zero), a, _CMP_NEQ_OQ);
+    __m256i bits = _mm256_castps_si256(toward_zero);
+    return _mm256_castsi256_ps(_mm256_mask_or_epi32(bits, inexact, bits, _mm256_set1_epi32(1)));
+}
+
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    __m512 odd = _mm512_insertf32x8(_mm512_castps256_ps512(odd_f32(a.v[0])), odd_f32(a.v[1]), 1);
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(odd, _MM_FROUND_TO_NEAREST_INT));
+}
+
 FSM_INLINE vf64 vf64_set1(double a) {
     vf64 r;
     EACH(i)
@@ -231,6 +285,12 @@ FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
     EACH(i)
         a.v[i] = _mm512_fmadd_pd(a.v[i], b.v[i], c.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul_error(vf64 a, vf64 b, vf64 p) {
+    EACH(i)
+        a.v[i] = _mm512_fmsub_pd(a.v[i], b.v[i], p.v[i]);
     return a;
 }
 
@@ -267,6 +327,12 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
+FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    EACH(i)
+        a.v[i] = _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a.v[i], b.v[i], _CMP_LT_OQ), no.v[i], yes.v[i]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     EACH(i)
         z.v[i] = _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(z.v[i]), 52));
@@ -285,6 +351,13 @@ FSM_INLINE double vf64_hmax(vf64 a) {
 
 FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     return _mm512_cmp_pd_mask(a.v[0], b.v[0], _CMP_LT_OQ) | _mm512_cmp_pd_mask(a.v[1], b.v[1], _CMP_LT_OQ);
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    uint32_t equal = UINT32_C(1) << 16;
+    EACH(i)
+        equal |= (uint32_t)_mm512_cmp_pd_mask(a.v[i], b.v[i], _CMP_EQ_OQ) << (8 * i);
+    return trailing_zeros(equal);
 }
 
 #include "two_sum.h"

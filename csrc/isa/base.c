@@ -9,17 +9,23 @@
 /* The reduction is exact all the same: LN2_HI has 31 bits (tools/exp_constants.py). Elsewhere a rounding more is no
  * harm. */
 #define fma_f64(a, b, c)     ((a) * (b) + (c))
-#define scale_f64(e, hi, lo) product_plus(e, hi, (e) * (lo))
+#define mul_error_f32(a, b, p) (float)((double)(a) * (b) - (p))
+#define mul_error_f64(a, b, p) product_error(a, b, p)
+#define scale_f64(e, hi, lo)   product_plus(e, hi, (e) * (lo))
 
-/* a*b + c for a small c: the product as p + error, exactly (Dekker, "A floating-point technique for
- * extending the available precision", 1971). |a|, |b| < 2^990. */
-static inline double product_plus(double a, double b, double c) {
+/* a*b - p, exactly, for p = a*b rounded (Dekker, "A floating-point technique for extending the available precision",
+ * 1971). |a|, |b| < 2^990. */
+static inline double product_error(double a, double b, double p) {
     const double splitter = 0x1p27 + 1;
     double a_hi = a * splitter - (a * splitter - a), a_lo = a - a_hi;
     double b_hi = b * splitter - (b * splitter - b), b_lo = b - b_hi;
+    return ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo;
+}
+
+/* a*b + c for a small c. */
+static inline double product_plus(double a, double b, double c) {
     double p = a * b;
-    double error = ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo;
-    return p + (error + c);
+    return p + (product_error(a, b, p) + c);
 }
 
 #include "lanes.h"

@@ -1,8 +1,9 @@
 /* Blocks without vector instructions: plain loops over the lanes. The including file defines FSM_ISA and
- * fma_f32, fma_f64, scale_f32 and scale_f64, which act on one lane.
+ * fma_f32, fma_f64, mul_error_f32, mul_error_f64, scale_f32 and scale_f64, which act on one lane.
  * Functions stay functions: 32 copies of each inline would come to megabytes. */
 #define FSM_KEEP_FUNCTIONS
 #include "../fsm.h"
+#include "../half.h"
 
 #include <math.h>
 #include <string.h>
@@ -41,6 +42,22 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
     memcpy(p, a.v, (size_t)n * sizeof *p);
 }
 
+FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
+    vf32 r;
+    uint16_t half[32];
+    memcpy(half, p, sizeof half);
+    EACH(j, 32)
+        r.v[j] = fsm_f16_to_f32(half[j]);
+    return r;
+}
+
+FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+    uint16_t half[32];
+    EACH(j, 32)
+        half[j] = fsm_f32_to_f16(a.v[j]);
+    memcpy(p, half, sizeof half);
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(j, 32)
@@ -69,6 +86,12 @@ FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
     EACH(j, 32)
         a.v[j] = fma_f32(a.v[j], b.v[j], c.v[j]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_mul_error(vf32 a, vf32 b, vf32 p) {
+    EACH(j, 32)
+        a.v[j] = mul_error_f32(a.v[j], b.v[j], p.v[j]);
     return a;
 }
 
@@ -108,6 +131,12 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
+FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    EACH(j, 32)
+        a.v[j] = a.v[j] < b.v[j] ? yes.v[j] : no.v[j];
+    return a;
+}
+
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     uint32_t bits[32];
     memcpy(bits, z.v, sizeof bits);
@@ -138,6 +167,13 @@ FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     EACH(j, 32)
         any |= a.v[j] < b.v[j];
     return any;
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    int j = 0;
+    while (j < 32 && !(a.v[j] == b.v[j]))
+        j++;
+    return j;
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -202,6 +238,22 @@ FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     memcpy(p, a.v, (size_t)n * sizeof *p);
 }
 
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    vf64 r;
+    uint16_t half[16];
+    memcpy(half, p, sizeof half);
+    EACH(j, 16)
+        r.v[j] = fsm_f16_to_f32(half[j]);
+    return r;
+}
+
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    uint16_t half[16];
+    EACH(j, 16)
+        half[j] = fsm_f32_to_f16(fsm_f64_to_f32_odd(a.v[j]));
+    memcpy(p, half, sizeof half);
+}
+
 FSM_INLINE vf64 vf64_set1(double a) {
     vf64 r;
     EACH(j, 16)
@@ -230,6 +282,12 @@ FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
     EACH(j, 16)
         a.v[j] = fma_f64(a.v[j], b.v[j], c.v[j]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul_error(vf64 a, vf64 b, vf64 p) {
+    EACH(j, 16)
+        a.v[j] = mul_error_f64(a.v[j], b.v[j], p.v[j]);
     return a;
 }
 
@@ -269,6 +327,12 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
+FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    EACH(j, 16)
+        a.v[j] = a.v[j] < b.v[j] ? yes.v[j] : no.v[j];
+    return a;
+}
+
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     uint64_t bits[16];
     memcpy(bits, z.v, sizeof bits);
@@ -299,6 +363,13 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     EACH(j, 16)
         any |= a.v[j] < b.v[j];
     return any;
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    int j = 0;
+    while (j < 16 && !(a.v[j] == b.v[j]))
+        j++;
+    return j;
 }
 
 FSM_INLINE vf64_acc vf64_acc_zero(void) {

@@ -46,6 +46,18 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
     memcpy(p, lanes, (size_t)n * sizeof *p);
 }
 
+FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+    return r;
+}
+
+FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+    EACH(i)
+        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(i)
@@ -74,6 +86,12 @@ FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
     EACH(i)
         a.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_mul_error(vf32 a, vf32 b, vf32 p) {
+    EACH(i)
+        a.v[i] = vfmaq_f32(vnegq_f32(p.v[i]), a.v[i], b.v[i]);
     return a;
 }
 
@@ -107,6 +125,12 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
+FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    EACH(i)
+        a.v[i] = vbslq_f32(vcltq_f32(a.v[i], b.v[i]), yes.v[i], no.v[i]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     EACH(i)
         z.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(z.v[i]), 23));
@@ -132,6 +156,16 @@ FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     EACH(i)
         any = vorrq_u32(any, vcltq_f32(a.v[i], b.v[i]));
     return (vmaxvq_u32(any)) != 0;
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    static const uint32_t lanes[] = {0, 1, 2, 3};
+    const uint32x4_t lane = vld1q_u32(lanes);
+    uint32x4_t first = vdupq_n_u32(32);
+    FSM_UNROLL
+    for (int i = 7; i >= 0; i--)
+        first = vbslq_u32(vceqq_f32(a.v[i], b.v[i]), vaddq_u32(lane, vdupq_n_u32(4 * i)), first);
+    return (int)vminvq_u32(first);
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -205,6 +239,26 @@ FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     memcpy(p, lanes, (size_t)n * sizeof *p);
 }
 
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    vf64 r;
+    FSM_UNROLL
+    for (int i = 0; i < 4; i++) {
+        float32x4_t a = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+        r.v[2 * i] = vcvt_f64_f32(vget_low_f32(a));
+        r.v[2 * i + 1] = vcvt_high_f64_f32(a);
+    }
+    return r;
+}
+
+/* vcvtx rounds to odd: see half.h. */
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    FSM_UNROLL
+    for (int i = 0; i < 4; i++) {
+        float32x4_t odd = vcvtx_high_f32_f64(vcvtx_f32_f64(a.v[2 * i]), a.v[2 * i + 1]);
+        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(odd)));
+    }
+}
+
 FSM_INLINE vf64 vf64_set1(double a) {
     vf64 r;
     EACH(i)
@@ -233,6 +287,12 @@ FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
     EACH(i)
         a.v[i] = vfmaq_f64(c.v[i], a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul_error(vf64 a, vf64 b, vf64 p) {
+    EACH(i)
+        a.v[i] = vfmaq_f64(vnegq_f64(p.v[i]), a.v[i], b.v[i]);
     return a;
 }
 
@@ -266,6 +326,12 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
+FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    EACH(i)
+        a.v[i] = vbslq_f64(vcltq_f64(a.v[i], b.v[i]), yes.v[i], no.v[i]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     EACH(i)
         z.v[i] = vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(z.v[i]), 52));
@@ -291,6 +357,16 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     EACH(i)
         any = vorrq_u64(any, vcltq_f64(a.v[i], b.v[i]));
     return (vgetq_lane_u64(any, 0) | vgetq_lane_u64(any, 1)) != 0;
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    static const uint64_t lanes[] = {0, 1};
+    const uint64x2_t lane = vld1q_u64(lanes);
+    uint64x2_t first = vdupq_n_u64(16);
+    FSM_UNROLL
+    for (int i = 7; i >= 0; i--)
+        first = vbslq_u64(vceqq_f64(a.v[i], b.v[i]), vaddq_u64(lane, vdupq_n_u64(2 * i)), first);
+    return (int)vminv_u32(vmovn_u64(first));
 }
 
 #include "two_sum.h"

@@ -53,6 +53,18 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
         svst1_f32(lanes32(n, i), p + LANES32 * i, a.v[i]);
 }
 
+FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = svcvt_f32_f16_x(ALL32, svreinterpret_f16_u32(svld1uh_u32(ALL32, p + LANES32 * i)));
+    return r;
+}
+
+FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+    EACH(i)
+        svst1h_u32(ALL32, p + LANES32 * i, svreinterpret_u32_f16(svcvt_f16_f32_x(ALL32, a.v[i])));
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(i)
@@ -81,6 +93,12 @@ FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
 FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
     EACH(i)
         a.v[i] = svmla_f32_x(ALL32, c.v[i], a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf32 vf32_mul_error(vf32 a, vf32 b, vf32 p) {
+    EACH(i)
+        a.v[i] = svnmls_f32_x(ALL32, p.v[i], a.v[i], b.v[i]);
     return a;
 }
 
@@ -114,6 +132,12 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
+FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    EACH(i)
+        a.v[i] = svsel_f32(svcmplt_f32(ALL32, a.v[i], b.v[i]), yes.v[i], no.v[i]);
+    return a;
+}
+
 FSM_INLINE vf32 vf32_pow2(vf32 z) {
     EACH(i)
         z.v[i] = svreinterpret_f32_u32(svlsl_n_u32_x(ALL32, svreinterpret_u32_f32(z.v[i]), 23));
@@ -139,6 +163,15 @@ FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     EACH(i)
         any = svorr_b_z(ALL32, any, svcmplt_f32(ALL32, a.v[i], b.v[i]));
     return svptest_any(ALL32, any);
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    EACH(i) {
+        svbool_t equal = svcmpeq_f32(ALL32, a.v[i], b.v[i]);
+        if (svptest_any(ALL32, equal))
+            return LANES32 * i + (int)svcntp_b32(ALL32, svbrkb_b_z(ALL32, equal));
+    }
+    return 32;
 }
 
 /* ---- float64 */
@@ -183,6 +216,18 @@ FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
         svst1_f64(lanes64(n, i), p + LANES64 * i, a.v[i]);
 }
 
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    vf64 r;
+    EACH(i)
+        r.v[i] = svcvt_f64_f16_x(ALL64, svreinterpret_f16_u64(svld1uh_u64(ALL64, p + LANES64 * i)));
+    return r;
+}
+
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    EACH(i)
+        svst1h_u64(ALL64, p + LANES64 * i, svreinterpret_u64_f16(svcvt_f16_f64_x(ALL64, a.v[i])));
+}
+
 FSM_INLINE vf64 vf64_set1(double a) {
     vf64 r;
     EACH(i)
@@ -211,6 +256,12 @@ FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
 FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
     EACH(i)
         a.v[i] = svmla_f64_x(ALL64, c.v[i], a.v[i], b.v[i]);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_mul_error(vf64 a, vf64 b, vf64 p) {
+    EACH(i)
+        a.v[i] = svnmls_f64_x(ALL64, p.v[i], a.v[i], b.v[i]);
     return a;
 }
 
@@ -244,6 +295,12 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
+FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    EACH(i)
+        a.v[i] = svsel_f64(svcmplt_f64(ALL64, a.v[i], b.v[i]), yes.v[i], no.v[i]);
+    return a;
+}
+
 FSM_INLINE vf64 vf64_pow2(vf64 z) {
     EACH(i)
         z.v[i] = svreinterpret_f64_u64(svlsl_n_u64_x(ALL64, svreinterpret_u64_f64(z.v[i]), 52));
@@ -269,6 +326,15 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     EACH(i)
         any = svorr_b_z(ALL64, any, svcmplt_f64(ALL64, a.v[i], b.v[i]));
     return svptest_any(ALL64, any);
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    EACH(i) {
+        svbool_t equal = svcmpeq_f64(ALL64, a.v[i], b.v[i]);
+        if (svptest_any(ALL64, equal))
+            return LANES64 * i + (int)svcntp_b64(ALL64, svbrkb_b_z(ALL64, equal));
+    }
+    return 16;
 }
 
 #include "two_sum.h"

@@ -5,8 +5,15 @@
 #include "../store.h"
 #include "math.h"
 #include "passes.h"
+#include "tile.h"
 
 #include "softmax.h"
+
+#include "log_family.h"
+#include "log_softmax.h"
+#include "logmeanexp.h"
+#include "logsumexp.h"
+#include "softmax_entropy.h"
 
 #if defined(FSM_PROBE) /* tests/native/probe.h: the vector layer, for tests */
 #include FSM_PROBE

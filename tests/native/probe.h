@@ -1,7 +1,9 @@
 /* The vector layer and the sums, each as one function, for tests/test_native.py. Compiled into an instruction set's
  * file, once a precision, where the build defines FSM_PROBE as the path of this file. */
+#include "half.h"
 
-/* Runs vec_<function> on blocks a, b, c and an integer n; writes its result and returns the bytes written. */
+/* Runs vec_<function>, or one of the portable headers, on blocks a, b, c and an integer n; writes its result and
+ * returns the bytes written. */
 size_t FN(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result);
 
 size_t FN(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result) {
@@ -26,6 +28,7 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
     BLOCK(abs, vec_abs(va))
     BLOCK(clamp, vec_clamp(va, vb))
     BLOCK(flush, vec_flush(va))
+    BLOCK(select_lt, vec_select_lt(va, vb, vc, va))
     BLOCK(pow2, vec_pow2(va))
     BLOCK(bits_sub, vec_bits_sub(va, vb))
     if (IS(store)) {
@@ -37,9 +40,34 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         vec_store_n(out, n, va);
         return LANES * sizeof(real);
     }
-    if (IS(hmax) || IS(any_lt)) {
-        *out = IS(hmax) ? vec_hmax(va) : vec_any_lt(va, vb);
+    if (IS(hmax) || IS(any_lt) || IS(find_eq)) {
+        *out = IS(hmax) ? vec_hmax(va) : IS(any_lt) ? vec_any_lt(va, vb) : vec_find_eq(va, vb);
         return sizeof(real);
+    }
+
+    /* Half precision: 16-bit numbers are LANES at the start of a block. */
+    uint16_t half[LANES];
+    memcpy(half, a, sizeof half);
+    BLOCK(load_f16, vec_load_f16(half))
+    if (IS(load_bf16)) {
+        for (int j = 0; j < LANES; j++)
+            out[j] = fsm_bf16_to_f32(half[j]);
+        return LANES * sizeof(real);
+    }
+    if (IS(odd)) {
+        float *odd = result;
+        for (int j = 0; j < LANES; j++)
+            odd[j] = fsm_f64_to_f32_odd(a[j]);
+        return LANES * sizeof(float);
+    }
+    if (IS(store_f16) || IS(store_bf16)) {
+        if (IS(store_f16))
+            vec_store_f16(half, va);
+        else
+            for (int j = 0; j < LANES; j++)
+                half[j] = fsm_f32_to_bf16(fsm_f64_to_f32_odd(a[j]));
+        memcpy(result, half, sizeof half);
+        return sizeof half;
     }
 
     /* Sums: a + b + c in each lane, and the fold of that. */

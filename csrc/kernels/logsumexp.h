@@ -1,0 +1,65 @@
+/* logsumexp: m + log1p(T/e), by log_family.h. With weights w, m + log|w_m| + log|1 + T/e|, where the maximum's own weight
+ * w_m is in e, and the sign of the sum as a second result. */
+
+/* log of a sum of weighted exponentials, and its sign. */
+FSM_INLINE_ double FN(log_weighted)(const FN(log_state) * s, int j, double *sign) {
+    const int flags = s->flags[j], both = FN(HAS_INF) | FN(HAS_MINUS_INF);
+    if (flags & FN(HAS_NAN) || (flags & both) == both) {
+        *sign = NAN;
+        return NAN;
+    }
+    if (flags) {
+        *sign = flags == FN(HAS_INF) ? 1 : -1;
+        return INFINITY;
+    }
+    if (s->max[j] == -INFINITY) {
+        *sign = 0;
+        return -INFINITY;
+    }
+    const double u = (s->others[j].hi + s->others[j].lo) / s->e[j], own = s->weight[j] > 0 ? 1 : -1;
+    if (u == -1) {
+        *sign = 0;
+        return -INFINITY;
+    }
+    *sign = u > -1 ? own : -own;
+    return s->max[j] + (fsm_log(fabs(s->weight[j])) + fsm_log1p(u > -1 ? u : -u - 2));
+}
+
+FSM_INLINE void FN(logsumexp_group)(const FN(group) * g, bool columns) {
+    const bool weighted = g->args->operands[FSM_WEIGHT].data, signs = g->args->operands[FSM_SIGN].data;
+    FN(log_state) states[MAX_TILES];
+    FN(log_sweep)(g, states, weighted ? FN(spare_of)(g) : NULL, FN(beta_of)(1), columns);
+    for (int t = 0; t < g->tiles; t++) {
+        const FN(log_state) *s = &states[t];
+        double results[LANES], sign[LANES], tails[LANES];
+        FN(log_tails)(s, tails, columns);
+        for (int j = 0; j < ROWS(columns); j++) {
+            if (weighted) {
+                results[j] = FN(log_weighted)(s, j, &sign[j]);
+                if (!signs && sign[j] < 0)
+                    results[j] = NAN;
+                continue;
+            }
+            results[j] = s->max[j] > -INFINITY ? s->max[j] + tails[j] : -INFINITY;
+            if (s->flags[j])
+                results[j] = s->flags[j] & FN(HAS_NAN) ? NAN : INFINITY;
+            sign[j] = isnan(results[j]) ? NAN : results[j] > -INFINITY;
+        }
+        FN(store_reduced)(g, FSM_Y, t, results, columns);
+        if (signs)
+            FN(store_reduced)(g, FSM_SIGN, t, sign, columns);
+    }
+}
+
+static void FN(logsumexp_row)(const FN(group) * g) {
+    FN(logsumexp_group)(g, false);
+}
+
+static void FN(logsumexp_columns)(const FN(group) * g) {
+    FN(logsumexp_group)(g, true);
+}
+
+static void FN(logsumexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    if (begin < end)
+        FN(each_group)(args, begin, end, scratch, false, REDUCTION_ROOM, FN(logsumexp_row), FN(logsumexp_columns));
+}

@@ -1,0 +1,2 @@
+#include "fsm.h"
+fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];

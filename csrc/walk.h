@@ -1,0 +1,151 @@
+/* Where elements lie: from row to row, and bytes along a row. The same for every precision. */
+
+typedef struct {
+    char *at[FSM_OPERANDS]; /* element 0 of the row, or of the first of the columns; NULL as the operand's data */
+    ptrdiff_t index[FSM_MAX_DIMS];
+} fsm_cursor;
+
+/* Row (or group of `columns` rows) number `row`, in C order of the dimensions of args. */
+FSM_INLINE_ void fsm_cursor_to(fsm_cursor *cursor, const fsm_args *args, ptrdiff_t row) {
+    for (int o = 0; o < args->used; o++)
+        cursor->at[o] = args->operands[o].data;
+    for (int d = args->ndim - 1; d >= 0; d--) {
+        const ptrdiff_t i = row % args->shape[d];
+        row /= args->shape[d];
+        cursor->index[d] = i;
+        for (int o = 0; o < args->used; o++)
+            if (cursor->at[o])
+                cursor->at[o] += i * args->operands[o].stride[d];
+    }
+}
+
+FSM_INLINE_ void fsm_cursor_next(fsm_cursor *cursor, const fsm_args *args) {
+    for (int d = args->ndim - 1; d >= 0; d--) {
+        const bool wraps = ++cursor->index[d] == args->shape[d];
+        const ptrdiff_t steps = wraps ? 1 - args->shape[d] : 1;
+        for (int o = 0; o < args->used; o++)
+            if (cursor->at[o])
+                cursor->at[o] += steps * args->operands[o].stride[d];
+        if (!wraps)
+            return;
+        cursor->index[d] = 0;
+    }
+}
+
+/* The columns from number `column` on, as a cursor of their own. */
+FSM_INLINE_ fsm_cursor fsm_cursor_column(const fsm_cursor *cursor, const fsm_args *args, ptrdiff_t column) {
+    fsm_cursor c = *cursor;
+    for (int o = 0; o < args->used; o++)
+        if (c.at[o])
+            c.at[o] += column * args->operands[o].column;
+    return c;
+}
+
+static const unsigned char fsm_size_of[FSM_STORAGES] = {
+#define HALF(name)         sizeof(uint16_t),
+#define FLOAT(name, type)   sizeof(type),
+#define INTEGER(name, type) sizeof(type),
+#include "storage.def"
+#undef HALF
+#undef FLOAT
+#undef INTEGER
+};
+
+/* ---- bytes: `count` elements of `size` bytes, in steps of bytes, their bytes reversed if `swapped` */
+
+FSM_INLINE_ void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
+                                const int size, const bool swapped) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        if (swapped)
+            for (int k = 0; k < size; k++)
+                to[i * to_step + k] = from[i * from_step + size - 1 - k];
+        else
+            memcpy(to + i * to_step, from + i * from_step, (size_t)size);
+    }
+}
+
+FSM_OUTLINE_ void fsm_copy(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
+                           int size, bool swapped) {
+    if (to_step == size && from_step == size && !swapped)
+        memcpy(to, from, (size_t)(count * size));
+    else if (size == 1)
+        fsm_copy_sized(to, to_step, from, from_step, count, 1, false);
+    else if (size == 2 && !swapped)
+        fsm_copy_sized(to, to_step, from, from_step, count, 2, false);
+    else if (size == 4 && !swapped)
+        fsm_copy_sized(to, to_step, from, from_step, count, 4, false);
+    else if (size == 8 && !swapped)
+        fsm_copy_sized(to, to_step, from, from_step, count, 8, false);
+    else if (size == 2)
+        fsm_copy_sized(to, to_step, from, from_step, count, 2, true);
+    else if (size == 4)
+        fsm_copy_sized(to, to_step, from, from_step, count, 4, true);
+    else if (size == 8)
+        fsm_copy_sized(to, to_step, from, from_step, count, 8, true);
+    else
+        fsm_copy_sized(to, to_step, from, from_step, count, size, swapped);
+}
+
+/* A place on a row: elements are counted in C order of the joined axes. */
+typedef struct {
+    ptrdiff_t offset; /* in bytes */
+    ptrdiff_t index[FSM_MAX_DIMS];
+} fsm_place;
+
+FSM_INLINE_ fsm_place fsm_place_of(const fsm_args *args, const fsm_operand *operand, ptrdiff_t element) {
+    fsm_place place;
+    place.offset = 0;
+    for (int d = args->axes - 1; d >= 0; d--) {
+        place.index[d] = d ? element % args->length[d] : element;
+        element /= args->length[d];
+        place.offset += place.index[d] * operand->step[d];
+    }
+    return place;
+}
+
+/* On by `count` elements that do not go beyond the end of the innermost axis. */
+FSM_INLINE_ void fsm_place_advance(fsm_place *place, const fsm_args *args, const fsm_operand *operand,
+                                   ptrdiff_t count) {
+    int d = args->axes - 1;
+    place->index[d] += count;
+    place->offset += count * operand->step[d];
+    for (; d > 0 && place->index[d] == args->length[d]; d--) {
+        place->offset += operand->step[d - 1] - place->index[d] * operand->step[d];
+        place->index[d] = 0;
+        place->index[d - 1]++;
+    }
+}
+
+/* Elements [begin, begin + count) of an operand's row at `row`, to or from `buffer`, where they lie side by side in the
+ * machine's byte order. */
+FSM_INLINE_ void fsm_move(const fsm_args *args, const fsm_operand *operand, char *row, ptrdiff_t begin, ptrdiff_t count,
+                          char *buffer, const bool store) {
+    const int size = fsm_size_of[operand->storage], inner = args->axes - 1;
+    const ptrdiff_t step = operand->step[inner];
+    fsm_place place = fsm_place_of(args, operand, begin);
+    while (count > 0) {
+        const ptrdiff_t left = args->length[inner] - place.index[inner], run = count < left ? count : left;
+        if (store)
+            fsm_copy(row + place.offset, step, buffer, size, run, size, operand->swapped);
+        else
+            fsm_copy(buffer, size, row + place.offset, step, run, size, operand->swapped);
+        buffer += run * size;
+        count -= run;
+        fsm_place_advance(&place, args, operand, run);
+    }
+}
+
+static void fsm_gather(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, char *to) {
+    fsm_move(args, &args->operands[which], row, begin, count, to, false);
+}
+
+static void fsm_scatter(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, char *from) {
+    fsm_move(args, &args->operands[which], row, begin, count, from, true);
+}
+
+/* Whether a row's elements lie side by side in the machine's byte order. */
+FSM_INLINE_ bool fsm_is_contiguous(const fsm_args *args, int which) {
+    const fsm_operand *operand = &args->operands[which];
+    return args->axes == 1 && !operand->swapped &&
+           (operand->step[0] == fsm_size_of[operand->storage] || args->n == 1);
+}
