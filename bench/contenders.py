@@ -401,8 +401,8 @@ def numba_softmax(case, x, threads):
     return new
 
 
-# ---- OpenVINO: the output tensor is a NumPy array, new or not. Float32, float16 and contiguous arrays only (it computes
-# float64 models in float32).
+# ---- OpenVINO: the output tensor is a NumPy array, new or not. Contiguous arrays of float32 and float16 only (it
+# computes float64 models in float32).
 
 
 @functools.cache

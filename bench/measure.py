@@ -14,9 +14,10 @@ import ml_dtypes
 import numpy as np
 
 from bench.cases import REDUCTIONS
+from bench.contenders import HALVES
 from bench.quiet import seconds_of
 from fastsoftmax import _core
-from tests.reference import ORACLES
+from tests.reference import LARGEST_TERMS, ORACLES, as_long
 
 ORACLE_ELEMENTS = 100_000  # the oracle takes about 0.2 us an element
 
@@ -37,25 +38,20 @@ def oracle(case):
     """(what is looked at of a result whose slices are rows, the exact numbers there, the numbers whose last place is
     the unit of the error)."""
     slices = slice(None, None, max(1, case.elements // ORACLE_ELEMENTS))
-    x = case.rows(case.logits())[slices].astype(np.float64)
-    if case.temperature != 1:
-        x = x.astype(np.longdouble) / case.temperature
+    x = case.rows(case.logits())[slices]
+    x = x.astype(np.float32 if case.dtype in HALVES else x.dtype.newbyteorder("="))
+    options = {}
     if case.mask:
-        x = np.where(case.rows(np.broadcast_to(case.where(), case.shape))[slices], x, -np.inf)
-    exact = ORACLES[case.op](x, -1)
+        options["where"] = case.rows(np.broadcast_to(case.where(), case.shape))[slices]
+    if case.temperature != 1:
+        options["temperature"] = case.temperature
+    exact = as_long(ORACLES[case.op](x, -1, **options))
     _, kind = _core.ops()[case.op]
-    unit = exact if kind == "relative" else largest_term(case.op, x, exact)
+    unit = exact if kind == "relative" else as_long(LARGEST_TERMS[case.op](x, -1, **options))
     if case.op in REDUCTIONS:
         return slices, exact, unit
     columns = slice(None, None, -(-case.joined // ORACLE_ELEMENTS))
     return (slices, columns), exact[:, columns], unit[:, columns]
-
-
-def largest_term(op, x, exact):
-    """Of the sum that makes a logarithm: the maximum, what all the others add to it, the logarithm of their number."""
-    largest = x.max(axis=-1)
-    count = np.log(np.isfinite(x).sum(axis=-1)) if op == "logmeanexp" else np.zeros_like(largest)
-    return np.maximum.reduce([np.abs(largest), np.abs(exact + count - largest), count])
 
 
 def compared(case, result):

@@ -1,8 +1,8 @@
 """How much memory a call takes: at its peak, beyond its input and its output.
 
-Ours is counted to the page, in a process of its own for each call that never gives memory back: whatever the call
-touches is there at its end, also what is kept for the next one. The others keep threads and arenas, and no process of
-theirs can be copied: theirs is the peak of a second call as the system tells it, which knows larger pieces only.
+Ours is counted to the page, in a process for each kind of call that never gives memory back: whatever the call touches
+is there at its end, also what is kept for the next one. The others have threads, and so no copies of their process can
+be made: theirs is the peak of a second call as the system tells it, which overlooks up to 256 KB.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ from fastsoftmax import _core
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 TINY = 2  # elements along each axis
+CALLS = 3  # with several threads, of which one may come too late to take part
 
 # No memory goes back to the system, and NumPy asks for no huge pages, which would count whole.
 KEPT = {
@@ -50,6 +51,8 @@ class OwnMemory:
     def __init__(self, threads):
         self.threads = threads
         self.makers = next(contender.ops for contender in CONTENDERS if contender.name == OURS)
+        gc.collect()
+        gc.freeze()  # or each copy of this process would visit, and so copy, everything
 
     def memory(self, case):
         """{operation: {threads: bytes, or None if the call failed}}"""
@@ -62,22 +65,24 @@ class OwnMemory:
         }
 
     def touched(self, case, x, threads):
-        """Bytes that a call touches besides x and its result, and keeps or not."""
+        """Bytes that calls touch besides x and one result, and keep or not."""
         import fastsoftmax as fs
 
         fs.set_num_threads(threads)
         call = self.makers[case.op](case, x, threads)
+        give_back_free_memory()
         tiny = replace(case, shape=tuple(min(length, TINY) for length in case.shape))
         self.makers[case.op](tiny, tiny.logits(), threads)()  # so that code and small objects are there
-        gc.collect()
         give_back_free_memory()
         before = status_bytes("RssAnon")
-        result = call()
+        for _ in range(1 if threads == 1 else CALLS):
+            result = None  # its memory can be used again
+            result = call()
         return max(0, status_bytes("RssAnon") - before - result.nbytes)
 
 
 def give_back_free_memory():
-    """What is free counts when it is used again. (Only glibc has this.)"""
+    """What is free counts as soon as it is used again. (Only glibc has this.)"""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(ctypes.c_size_t(0))

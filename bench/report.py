@@ -65,6 +65,7 @@ def case_record(case, errors, sittings):
         "input": case.input_name,
         **asdict(case),
         "shape": list(case.shape),
+        "axis": list(case.axis) if isinstance(case.axis, tuple) else case.axis,
         "elements": case.elements,
         "bytes": case.nbytes,
         "errors_ulp": errors,

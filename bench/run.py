@@ -46,7 +46,8 @@ def before_times(cases, memory_cases, workers):
     if memory_cases:
         own = Worker(OwnMemory, len(cores()), environment=KEPT)
         others = Worker(Service, 1, cores()[0], GIVEN_BACK)
-        queues |= {worker: [("memory", case) for case in memory_cases] for worker in (own, others)}
+        queues[own] = [("memory", case) for case in memory_cases]
+        queues[others] = [("memory", case) for case in memory_cases if case.axis != 0]  # as it is cheap
 
     answers = {}
     with tqdm(total=sum(map(len, queues.values())), unit="case", desc="accuracy, memory", leave=False) as progress:
@@ -63,7 +64,9 @@ def before_times(cases, memory_cases, workers):
         if worker:
             worker.close()
     errors = {case.name: answers[workers[case.threads], case] for case in cases}
-    return errors, [report.memory_record(case, answers[own, case], answers[others, case]) for case in memory_cases]
+    return errors, [
+        report.memory_record(case, answers[own, case], answers.get((others, case), {})) for case in memory_cases
+    ]
 
 
 def ask_next(worker, queue, asked):

@@ -34,7 +34,7 @@ def inherited(core, environment):
 
 
 class Worker:
-    """A process in which a service answers one request at a time, with so many threads, on one core if that is given."""
+    """A process in which a service answers one request at a time, on one core if that is given."""
 
     def __init__(self, service, threads, core=None, environment=None):
         context = multiprocessing.get_context("spawn")

@@ -7,12 +7,10 @@ void FN(floor)(const void *x, void *y, ptrdiff_t n, ptrdiff_t times);
 void FN(floor)(const void *from, void *to, ptrdiff_t n, ptrdiff_t times) {
     const real *x = from;
     real *y = to;
+    const FN(beta) beta = FN(beta_of)(1);
     for (ptrdiff_t t = 0; t < times; t++) {
-        const FN(range) range = FN(range_chunk)(FN(range_of)(vec_set1(x[0])), x, n, x[0]);
-        const FN(exp_frame) frame = FN(exp_frame_of)(vec_set1(vec_hmax(range.max)), vec_set1(0));
-        const fsm_sum sum = FN(exp_chunk)(x, y, n, &frame, false);
-        real hi, lo;
-        FN(sum_reciprocal)(sum, &hi, &lo);
-        FN(quotient_chunk)(y, n, (FN(divisor)){vec_set1(hi), vec_set1(lo)});
+        const FN(softmax_plan) plan = FN(softmax_plan_of)(FN(softmax_range)(x, n), beta, false);
+        const fsm_sum sum = FN(sum_row_body)(x, y, n, -1, plan.frame, FN(PLAIN));
+        FN(quotient_chunk)(y, n, FN(softmax_divisor)(&sum, false));
     }
 }

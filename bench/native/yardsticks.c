@@ -44,19 +44,25 @@ static void copy_past_caches(char *y, const char *x, ptrdiff_t n) {
 
 enum { PAGE = 4096 }; /* bytes in a unit of work */
 
-static void copy_pages(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end) {
-    copy_plainly((char *)args->y + begin * PAGE, (const char *)args->x + begin * PAGE, (end - begin) * PAGE);
+static void copy_pages(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    (void)scratch;
+    const ptrdiff_t from = begin * PAGE;
+    copy_plainly(args->operands[FSM_Y].data + from, args->operands[FSM_X].data + from, (end - begin) * PAGE);
 }
 
-static void copy_pages_past_caches(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end) {
-    copy_past_caches((char *)args->y + begin * PAGE, (const char *)args->x + begin * PAGE, (end - begin) * PAGE);
+static void copy_pages_past_caches(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    (void)scratch;
+    const ptrdiff_t from = begin * PAGE;
+    copy_past_caches(args->operands[FSM_Y].data + from, args->operands[FSM_X].data + from, (end - begin) * PAGE);
 }
 
 /* Copies n bytes `times` times. */
-void bench_copy(char *y, const char *x, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads);
+void bench_copy(char *y, char *x, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads);
 
-void bench_copy(char *y, const char *x, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads) {
-    fsm_args args = {.x = x, .y = y, .n = PAGE / sizeof(float), .ndim = 1, .shape = {n / PAGE}};
+void bench_copy(char *y, char *x, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads) {
+    fsm_args args = {.n = PAGE / sizeof(float), .ndim = 1, .shape = {n / PAGE}};
+    args.operands[FSM_X].data = x;
+    args.operands[FSM_Y].data = y;
     const ptrdiff_t rest = n / PAGE * PAGE;
     for (ptrdiff_t t = 0; t < times; t++) {
         if (rest)
@@ -78,8 +84,9 @@ typedef struct {
 
 enum { PASSES = 20 }; /* in a unit of work */
 
-static void floor_units(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end) {
-    const floor_job *job = args->x;
+static void floor_units(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    (void)scratch;
+    const floor_job *job = (const void *)args->operands[FSM_X].data;
     double y[FSM_CHUNK];
     for (ptrdiff_t i = begin; i < end; i++)
         job->floor(job->x, y, job->n, PASSES);
@@ -90,6 +97,7 @@ void bench_floor(floor_function *floor, const void *x, ptrdiff_t n, ptrdiff_t un
 
 void bench_floor(floor_function *floor, const void *x, ptrdiff_t n, ptrdiff_t units, int threads) {
     floor_job job = {floor, x, n};
-    fsm_args args = {.x = &job, .n = n * PASSES, .ndim = 1, .shape = {units}};
+    fsm_args args = {.n = n * PASSES, .ndim = 1, .shape = {units}};
+    args.operands[FSM_X].data = (char *)&job;
     fsm_run(floor_units, &args, FSM_F32, threads);
 }
