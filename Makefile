@@ -42,6 +42,7 @@ check-clang-format:
 
 check-mypy:
 	mypy
+	python -m mypy.stubtest fastsoftmax
 
 check-shellcheck:
 	shellcheck .ci/run

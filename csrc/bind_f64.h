@@ -1,4 +1,6 @@
 /* float64: what the names of vec.h mean, and what else belongs to the precision. unbind.h ends it. */
+#include "scalar_math.h"
+
 #define real          double
 #define FN(name)      FSM_NAME(name, f64)
 #define LANES         FSM_STRIP(FSM_F64)
@@ -50,24 +52,12 @@
 #define EXP_SCALE    0x1p144  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
 #define Y_UNIT       0x1p-723 /* 300 in the exponent field */
 
-/* From tools/exp_constants.py: exp(t) within 0.043 ULP for |t| <= 0.375; highest power first. */
-#define LOG2E  0x1.71547652b82fep+0
-#define LN2    0x1.62e42fefa39efp-1
-#define LN2_HI 0x1.62e42fecp-1
-#define LN2_LO 0x1.d1cf79abc9e3bp-32
-#define EXP_POLYNOMIAL                                                                                                 \
-    {0x1.ad6a481ef5ebcp-26,                                                                                            \
-     0x1.28cf8f2f806fp-22,                                                                                             \
-     0x1.71df6e4a0e59p-19,                                                                                             \
-     0x1.a01973d3e0058p-16,                                                                                            \
-     0x1.a01a00eb2136ap-13,                                                                                            \
-     0x1.6c16c192a5c19p-10,                                                                                            \
-     0x1.1111111139c4dp-7,                                                                                             \
-     0x1.555555554c555p-5,                                                                                             \
-     0x1.5555555555496p-3,                                                                                             \
-     0x1.0000000000015p-1,                                                                                             \
-     1,                                                                                                                \
-     1}
+/* Of the exponential; LN2 is from tools/exp_constants.py too. */
+#define LOG2E          FSM_LOG2E
+#define LN2            0x1.62e42fefa39efp-1
+#define LN2_HI         FSM_LN2_HI
+#define LN2_LO         FSM_LN2_LO
+#define EXP_POLYNOMIAL FSM_EXP_POLYNOMIAL
 
 /* Totals of chunks, added in order: TwoSum, as in vec.h. */
 FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {

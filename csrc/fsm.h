@@ -48,7 +48,7 @@ enum { FSM_F32, FSM_F64, FSM_DTYPES };
 
 /* What elements may be stored as; loaders and storers convert (load.h, store.h). */
 enum {
-#define HALF(name)         FSM_STORAGE_##name,
+#define HALF(name)          FSM_STORAGE_##name,
 #define FLOAT(name, type)   FSM_STORAGE_##name,
 #define INTEGER(name, type) FSM_STORAGE_##name,
 #include "storage.def"
@@ -61,12 +61,13 @@ enum {
 /* More threads than this cannot be asked for. */
 #define FSM_MAX_THREADS 1024
 
-/* An array as a kernel walks it. Steps and strides are in bytes and may be negative or zero; nothing need be aligned. */
+/* An array as a kernel walks it. Steps and strides are in bytes and may be negative or zero; nothing need be aligned.
+ */
 typedef struct {
     char *data; /* element 0 of row 0; NULL: there is none */
     int storage;
     bool swapped;                   /* bytes in the order that is not the machine's */
-    ptrdiff_t column;               /* from one column to the next */
+    ptrdiff_t across;               /* from one column to the next; without columns, along the last other dimension */
     ptrdiff_t step[FSM_MAX_DIMS];   /* along each of the joined axes (but in the result of a reduction) */
     ptrdiff_t stride[FSM_MAX_DIMS]; /* along each of the other dimensions */
 } fsm_operand;
@@ -90,8 +91,7 @@ typedef struct {
     int axes;    /* the joined axes, at least 1 */
     ptrdiff_t length[FSM_MAX_DIMS];
 
-    /* 0: a row is taken at a time. Otherwise this many rows lie side by side, one `column` from the next, and a strip
-     * of them is taken at a time. */
+    /* 0: a unit of work is a row. Otherwise this many rows lie side by side, and a unit is a strip of them. */
     ptrdiff_t columns;
 
     int ndim; /* the other dimensions: all but the axes and the columns */
@@ -99,7 +99,7 @@ typedef struct {
 
     double temperature;       /* x / temperature is what counts */
     bool zero_if_all_neg_inf; /* what rows of -inf give: the result for a masked element, or NaN */
-    double flush_below;       /* results of softmax below this become 0 */
+    double flush_below;       /* results of softmax below this become 0 (long double, which it cannot hold: if > 0) */
 } fsm_args;
 
 /* Computes work units [begin, end): rows, or strips of FSM_STRIP(dtype) columns, in C order of the other dimensions.
@@ -131,9 +131,6 @@ FSM_INLINE fsm_sum fsm_two_sum(fsm_sum a, fsm_sum b) {
     return (fsm_sum){hi, (a.lo + b.lo) + error};
 }
 
-/* longdouble.c */
-extern fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];
-
 /* dispatch.c */
 extern const fsm_isa *const fsm_isas[]; /* those built for this architecture, best first */
 extern const int fsm_isa_count;
@@ -144,6 +141,9 @@ extern const char *const fsm_op_names[FSM_OPS];
 extern const double fsm_op_max_ulp[FSM_OPS];
 extern const char *const fsm_op_bound[FSM_OPS]; /* what max_ulp is relative to */
 extern const char fsm_compiler[];
+
+/* longdouble.c: the operations in long double. They take any storage, but rows only: columns == 0. */
+extern fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];
 
 /* threads.c */
 ptrdiff_t fsm_units(const fsm_args *args, int dtype);

@@ -29,7 +29,7 @@ FSM_OUTLINE_ void FN(convert)(int storage, const char *from, ptrdiff_t count, re
     case FSM_STORAGE_##name:                                                                                           \
         FN(convert_##name)(from, count, to);                                                                           \
         break;
-#define FLOAT(name, type)                                                                                             \
+#define FLOAT(name, type)                                                                                              \
     case FSM_STORAGE_##name:                                                                                           \
         for (ptrdiff_t i = 0; i < count; i++) {                                                                        \
             type number;                                                                                               \
@@ -80,7 +80,7 @@ static void FN(blank)(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff
 
 /* `count` <= LANES numbers, `step` bytes apart at `from`. */
 FSM_OUTLINE_ void FN(load_across)(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
-                                 real *to) {
+                                  real *to) {
     const int size = fsm_size_of[operand->storage];
     char raw[LANES * sizeof(long double)];
     if (step != size || operand->swapped) {
@@ -90,12 +90,12 @@ FSM_OUTLINE_ void FN(load_across)(const fsm_operand *operand, const char *from, 
     FN(convert)(operand->storage, from, count, to);
 }
 
-/* Elements [begin, begin + count) of `columns` <= LANES * tiles columns, each tile as blocks of LANES columns: element i
- * of column t * LANES + j at to[t * pitch + i * LANES + j]. Columns that do not exist hold 1, which needs no care. */
+/* Elements [begin, begin + count) of `columns` <= LANES * tiles columns, each tile as blocks of LANES columns: element
+ * i of column t * LANES + j at to[t * pitch + i * LANES + j]. Columns that do not exist hold 1, which needs no care. */
 static void FN(load_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                              ptrdiff_t columns, real *to, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
-    const ptrdiff_t column = operand->column, whole = columns / LANES, rest = columns % LANES;
+    const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
     const bool as_is = operand->storage == STORED_REAL && column == sizeof(real) && !operand->swapped;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, to += LANES) {
@@ -123,7 +123,7 @@ static void FN(blank_columns)(const fsm_args *args, char *first, ptrdiff_t begin
             const ptrdiff_t here = columns - t * LANES < LANES ? columns - t * LANES : LANES;
             uint8_t takes_part[LANES];
             memset(takes_part, 1, sizeof takes_part);
-            fsm_copy((char *)takes_part, 1, first + place.offset + t * LANES * operand->column, operand->column, here,
+            fsm_copy((char *)takes_part, 1, first + place.offset + t * LANES * operand->across, operand->across, here,
                      1, false);
             real *block = x + t * pitch;
             for (int j = 0; j < LANES; j++)

@@ -61,7 +61,7 @@ static void FN(store)(const fsm_args *args, int which, char *row, ptrdiff_t begi
 
 /* `count` <= LANES numbers, `step` bytes apart at `to`. */
 FSM_OUTLINE_ void FN(store_across)(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count,
-                                  const real *from) {
+                                   const real *from) {
     const int size = fsm_size_of[operand->storage];
     if (step == size && !operand->swapped) {
         FN(unconvert)(operand->storage, from, count, to);
@@ -76,7 +76,7 @@ FSM_OUTLINE_ void FN(store_across)(const fsm_operand *operand, char *to, ptrdiff
 static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                               ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
-    const ptrdiff_t column = operand->column, whole = columns / LANES, rest = columns % LANES;
+    const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
     const bool as_is = operand->storage == STORED_REAL && column == sizeof(real) && !operand->swapped;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, from += LANES) {

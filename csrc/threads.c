@@ -41,8 +41,8 @@
 /* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. */
 #define MIN_STRIPS 4
 
-/* Strips are taken several at a time, as kernels load them (kernels/tile.h), but not so many that there are fewer blocks
- * than this. */
+/* Strips are taken several at a time, as kernels load them (kernels/tile.h), but not so many that there are fewer
+ * blocks than this. */
 #define WIDE_BLOCKS 16
 
 /* With more workers than this there is nearly always an idle CPU, and place_workers takes a system call for each. */

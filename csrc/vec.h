@@ -24,11 +24,11 @@ FSM_INLINE vec vec_set1(real a);
 FSM_INLINE vec vec_add(vec a, vec b);
 FSM_INLINE vec vec_sub(vec a, vec b);
 FSM_INLINE vec vec_mul(vec a, vec b);
-FSM_INLINE vec vec_fma(vec a, vec b, vec c);     /* a*b + c */
+FSM_INLINE vec vec_fma(vec a, vec b, vec c);       /* a*b + c */
 FSM_INLINE vec vec_mul_error(vec a, vec b, vec p); /* a*b - p, exactly, where p is a*b rounded */
-FSM_INLINE vec vec_scale(vec e, vec hi, vec lo); /* e*hi + e*lo: fma(e, hi, e*lo) */
-FSM_INLINE vec vec_max(vec a, vec b);            /* a NaN gives either operand or NaN */
-FSM_INLINE vec vec_min(vec a, vec b);            /* a NaN gives either operand or NaN */
+FSM_INLINE vec vec_scale(vec e, vec hi, vec lo);   /* e*hi + e*lo: fma(e, hi, e*lo) */
+FSM_INLINE vec vec_max(vec a, vec b);              /* a NaN gives either operand or NaN */
+FSM_INLINE vec vec_min(vec a, vec b);              /* a NaN gives either operand or NaN */
 FSM_INLINE vec vec_abs(vec a);
 FSM_INLINE vec vec_clamp(vec x, vec low); /* max(x, low); a NaN in x stays NaN */
 FSM_INLINE vec vec_flush(vec x);          /* x; where subnormal operands cost time, 0 for a subnormal one */

@@ -1,48 +1,55 @@
 /* Where elements lie: from row to row, and bytes along a row. The same for every precision. */
 
+/* Element 0 of a row, or of the first of columns, in every operand that is used. */
 typedef struct {
-    char *at[FSM_OPERANDS]; /* element 0 of the row, or of the first of the columns; NULL as the operand's data */
+    char *at[FSM_OPERANDS];
+} fsm_row;
+
+typedef struct {
+    fsm_row row;
     ptrdiff_t index[FSM_MAX_DIMS];
 } fsm_cursor;
 
 /* Row (or group of `columns` rows) number `row`, in C order of the dimensions of args. */
 FSM_INLINE_ void fsm_cursor_to(fsm_cursor *cursor, const fsm_args *args, ptrdiff_t row) {
     for (int o = 0; o < args->used; o++)
-        cursor->at[o] = args->operands[o].data;
+        cursor->row.at[o] = args->operands[o].data;
     for (int d = args->ndim - 1; d >= 0; d--) {
         const ptrdiff_t i = row % args->shape[d];
         row /= args->shape[d];
         cursor->index[d] = i;
         for (int o = 0; o < args->used; o++)
-            if (cursor->at[o])
-                cursor->at[o] += i * args->operands[o].stride[d];
+            if (cursor->row.at[o])
+                cursor->row.at[o] += i * args->operands[o].stride[d];
     }
 }
 
-FSM_INLINE_ void fsm_cursor_next(fsm_cursor *cursor, const fsm_args *args) {
+/* On by `count` rows, no further than to the end of the last dimension. */
+FSM_INLINE_ void fsm_cursor_advance(fsm_cursor *cursor, const fsm_args *args, ptrdiff_t count) {
     for (int d = args->ndim - 1; d >= 0; d--) {
-        const bool wraps = ++cursor->index[d] == args->shape[d];
-        const ptrdiff_t steps = wraps ? 1 - args->shape[d] : 1;
+        cursor->index[d] += count;
+        const bool wraps = cursor->index[d] == args->shape[d];
+        const ptrdiff_t steps = wraps ? count - args->shape[d] : count;
         for (int o = 0; o < args->used; o++)
-            if (cursor->at[o])
-                cursor->at[o] += steps * args->operands[o].stride[d];
+            if (cursor->row.at[o])
+                cursor->row.at[o] += steps * args->operands[o].stride[d];
         if (!wraps)
             return;
         cursor->index[d] = 0;
+        count = 1;
     }
 }
 
-/* The columns from number `column` on, as a cursor of their own. */
-FSM_INLINE_ fsm_cursor fsm_cursor_column(const fsm_cursor *cursor, const fsm_args *args, ptrdiff_t column) {
-    fsm_cursor c = *cursor;
+/* The row `count` columns on; without columns, so many along the last dimension. */
+FSM_INLINE_ fsm_row fsm_row_across(fsm_row row, const fsm_args *args, ptrdiff_t count) {
     for (int o = 0; o < args->used; o++)
-        if (c.at[o])
-            c.at[o] += column * args->operands[o].column;
-    return c;
+        if (row.at[o])
+            row.at[o] += count * args->operands[o].across;
+    return row;
 }
 
 static const unsigned char fsm_size_of[FSM_STORAGES] = {
-#define HALF(name)         sizeof(uint16_t),
+#define HALF(name)          sizeof(uint16_t),
 #define FLOAT(name, type)   sizeof(type),
 #define INTEGER(name, type) sizeof(type),
 #include "storage.def"
@@ -146,6 +153,5 @@ static void fsm_scatter(const fsm_args *args, int which, char *row, ptrdiff_t be
 /* Whether a row's elements lie side by side in the machine's byte order. */
 FSM_INLINE_ bool fsm_is_contiguous(const fsm_args *args, int which) {
     const fsm_operand *operand = &args->operands[which];
-    return args->axes == 1 && !operand->swapped &&
-           (operand->step[0] == fsm_size_of[operand->storage] || args->n == 1);
+    return args->axes == 1 && !operand->swapped && (operand->step[0] == fsm_size_of[operand->storage] || args->n == 1);
 }

@@ -1,4 +1,4 @@
-"""From checked arguments to one call of the core: which dtype to compute in, where the result goes, what must be copied.
+"""From checked arguments to one call of the core: in which dtype to compute, where to put the result, what to copy.
 
 Nothing of the input's size is allocated, unless `out` overlaps an input in another way than element by element, or has
 an element twice.
@@ -69,8 +69,9 @@ def reduce(
     given, weights, t = a.dtype, None, _check.temperature(temperature)
     if b is not None:
         weights, shape = _check.weights(b, a.shape)
-        given = np.result_type(*(v if type(v) in (bool, int, float) else v_array.dtype for v, v_array in
-                                 ((x, a), (b, weights))))
+        given = np.result_type(
+            *(v if type(v) in (bool, int, float) else v_array.dtype for v, v_array in ((x, a), (b, weights)))
+        )
         a, weights = np.broadcast_to(a, shape), np.broadcast_to(weights, shape)
     axes = _check.axes(axis, a.ndim)
     result = _check.result_dtype(given, dtype)

@@ -49,12 +49,11 @@ def axes(value: Any, ndim: int) -> tuple[int, ...]:
 
 def result_dtype(given: np.dtype[Any], wanted: Any) -> np.dtype[Any]:
     """The dtype of the result, native, for input of dtype `given`."""
+    result: np.dtype[Any] = given if given.name in _FLOATS else np.dtype(np.float64)
     if wanted is not None:
         result = np.dtype(wanted)
         if result.name not in _FLOATS:
             raise TypeError(f"dtype must be float16, bfloat16, float32, float64 or longdouble, got {result}.")
-    else:
-        result = given if given.name in _FLOATS else np.dtype(np.float64)
     return result.newbyteorder("=")
 
 
@@ -83,7 +82,7 @@ def mask(value: Any, shape: tuple[int, ...], parameter: str) -> NDArray[np.bool]
 
 def weights(value: Any, shape: tuple[int, ...]) -> tuple[NDArray[Any], tuple[int, ...]]:
     """`b` of logsumexp as a base ndarray, and the shape that it and `a`, of shape `shape`, broadcast to."""
-    b = array("logsumexp", "a", value)
+    b = array("logsumexp", "b", value)
     try:
         return b, np.broadcast_shapes(shape, b.shape)
     except ValueError:

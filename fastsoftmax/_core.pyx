@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: freethreading_compatible=True
+# cython: freethreading_compatible=True, autotestdict=False
 """The only binding: NumPy buffers to kernels. Nothing here raises for an argument; see _check.py."""
 
 from contextvars import ContextVar
@@ -25,7 +25,7 @@ cdef extern from "fsm.h" nogil:
         char *data
         int storage
         bint swapped
-        ptrdiff_t column
+        ptrdiff_t across
         ptrdiff_t *step
         ptrdiff_t *stride
     ctypedef struct fsm_args:
@@ -151,9 +151,14 @@ def normalize(int op, x, axis_of_x, out, int threads):
         dtype = FSM_F64
     else:
         return None
-    try:
-        axis = axis_of_x
-    except OverflowError:
+    if axis_of_x is None and cnp.PyArray_NDIM(a) == 1:
+        axis = 0
+    elif type(axis_of_x) is int:
+        try:
+            axis = axis_of_x
+        except OverflowError:
+            return None
+    else:
         return None
     if axis < 0:
         axis += cnp.PyArray_NDIM(a)
@@ -190,8 +195,8 @@ def normalize(int op, x, axis_of_x, out, int threads):
 
 
 def compute(
-    int op, compute_dtype, x, axes, y, int threads, mask=None, weights=None, sign=None, double temperature=1,
-    bint zero_if_all_neg_inf=False, double flush_below=0,
+    int op, compute_dtype, x, axes, y, int threads, mask=None, weights=None, sign=None, double temperature=1.0,
+    bint zero_if_all_neg_inf=False, double flush_below=0.0,
 ):
     """Operation number `op` on x along `axes`, a tuple of different numbers from 0 on, into y.
 
@@ -371,7 +376,6 @@ cdef void operand(fsm_args *args, int which, cnp.ndarray a, int storage) noexcep
     args.operands[which].data = cnp.PyArray_BYTES(a)
     args.operands[which].storage = storage
     args.operands[which].swapped = not cnp.PyArray_ISNOTSWAPPED(a)
-    args.operands[which].column = 0
     if which >= args.used:
         args.used = which + 1
 
@@ -385,7 +389,7 @@ cdef void describe_rows(fsm_args *args, ptrdiff_t n, ptrdiff_t size, ptrdiff_t i
     args.shape[0] = size // n
     for o in range(FSM_Y + 1):
         args.operands[o].step[0] = itemsize
-        args.operands[o].stride[0] = n * itemsize
+        args.operands[o].stride[0] = args.operands[o].across = n * itemsize
 
 
 cdef void describe(
@@ -454,12 +458,12 @@ cdef void describe(
             args.operands[o].stride[last] = strides[0][o]
     args.ndim = last + 1
 
+    for o in range(args.used):
+        args.operands[o].across = args.operands[o].stride[last] if last >= 0 else 0
     args.columns = 0
     if last >= 0 and args.shape[last] >= MIN_COLUMNS and side_by_side(args, last, cnp.PyArray_ITEMSIZE(x)):
         args.columns = args.shape[last]
         args.ndim -= 1
-        for o in range(args.used):
-            args.operands[o].column = args.operands[o].stride[last]
 
 
 cdef bint continues(const fsm_args *args, const ptrdiff_t *strides, ptrdiff_t length, int d, bint joined) noexcept:
@@ -486,6 +490,6 @@ cdef void split_columns(fsm_args *args) noexcept:
         return
     args.shape[args.ndim] = args.columns
     for o in range(args.used):
-        args.operands[o].stride[args.ndim] = args.operands[o].column
+        args.operands[o].stride[args.ndim] = args.operands[o].across
     args.ndim += 1
     args.columns = 0

@@ -205,7 +205,7 @@ def softmax_entropy(
     >>> fs.softmax_entropy([0.0, 0.0]) == np.log(2)
     np.True_
     >>> fs.softmax_entropy([[0.0, -50.0], [0.0, -5.0]])
-    array([9.83662422e-21, 4.01810702e-02])
+    array([9.83662422e-21, 4.01796031e-02])
     """
     return _call.reduce(
         "softmax_entropy",

@@ -78,10 +78,10 @@ def softmax(
 
     Notes
     -----
-    In float32 and float64, every normal result is within 6 ULP of the exact softmax of the given numbers (as converted),
-    and usually within 3; results below the smallest normal number are within 2 units of the smallest subnormal. float16
-    and bfloat16 results are the float32 result rounded once. longdouble is slower, uses the C library and is as accurate
-    as that. A slice with a NaN or +inf in it, or all -inf, is NaN throughout.
+    In float32 and float64, every normal result is within 6 ULP of the exact softmax of the given numbers (as
+    converted), and usually within 3; results below the smallest normal number are within 2 units of the smallest
+    subnormal. float16 and bfloat16 results are the float32 result rounded once. longdouble is slower, uses the C
+    library and is as accurate as that. A slice with a NaN or +inf in it, or all -inf, is NaN throughout.
 
     Equal rows give equal bits, whatever the batch around them, the axis, the memory order, the number of threads or
     the CPU (with FMA; longdouble aside).
@@ -100,8 +100,8 @@ def softmax(
     array([[0.11920292, 0.04742587],
            [0.8807971 , 0.95257413]], dtype=float32)
     >>> fs.softmax(logits, where=[[True, True], [True, False]])
-    array([[0.26894143, 0.7310586 ],
-           [1.        , 0.        ]], dtype=float32)
+    array([[0.2689414, 0.7310586],
+           [1.       , 0.       ]], dtype=float32)
     >>> fs.softmax(logits, axis=None, temperature=2).sum()
     np.float32(1.0)
     >>> fs.softmax(logits, out=logits) is logits
@@ -109,8 +109,7 @@ def softmax(
     """
     threads = 0 if num_threads is None else _check.num_threads(num_threads)
     if (
-        type(axis) is int
-        and dtype is None
+        dtype is None
         and where is None
         and type(temperature) is float
         and temperature == 1.0
@@ -167,8 +166,8 @@ def log_softmax(
     element is nearly all of the sum: ``log_softmax([0, -20])[0]`` is -2.06e-09, where other libraries give 0 or have no
     digit right. Equal rows give equal bits, as with `softmax`.
 
-    The largest element is left out of the sum and ``log1p`` of the others' share is added: Blanchard, Higham and Higham,
-    "Accurately computing the log-sum-exp and softmax functions" (2021).
+    The largest element is left out of the sum and ``log1p`` of the others' share is added: Blanchard, Higham and
+    Higham, "Accurately computing the log-sum-exp and softmax functions" (2021).
 
     Examples
     --------
@@ -180,14 +179,7 @@ def log_softmax(
     array([  0., -inf])
     """
     threads = 0 if num_threads is None else _check.num_threads(num_threads)
-    if (
-        type(axis) is int
-        and dtype is None
-        and where is None
-        and type(temperature) is float
-        and temperature == 1.0
-        and all_neg_inf == "nan"
-    ):
+    if dtype is None and where is None and type(temperature) is float and temperature == 1.0 and all_neg_inf == "nan":
         y = normalize(_LOG_SOFTMAX, x, axis, out, threads)
         if y is not None:
             return y

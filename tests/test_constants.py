@@ -8,22 +8,40 @@ import pytest
 from toolchains import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
-from exp_constants import constants
+import exp_constants
+import log_constants
+
+NUMBER = r"-?0x[0-9a-f.]+p[+-]\d+"
+
+
+def polynomial(name, header):
+    """The coefficients that a header lists, highest power first."""
+    listed = re.search(rf"#define (?:FSM_)?{name}\s*\{{([^}}]*)\}}", header.replace("\\\n", ""))[1]
+    return [float.fromhex(value) for value in re.findall(rf"{NUMBER}|\b[01]\b", listed)]
 
 
 @pytest.mark.parametrize("fmt", [np.float32, np.float64])
 def test_exponential(fmt):
     header = (ROOT / "csrc" / f"bind_f{np.dtype(fmt).itemsize * 8}.h").read_text()
-    expected, worst = constants(fmt)
-    number = r"-?0x[0-9a-f.]+p[+-]\d+"
+    if fmt is np.float64:  # those that kernels share with the functions of scalars
+        header += (ROOT / "csrc/scalar_math.h").read_text()
+    expected, worst = exp_constants.constants(fmt)
     for name in ("LOG2E", "LN2", "LN2_HI", "LN2_LO"):
-        written = re.search(rf"#define {name}\s+({number})", header)[1]
+        written = re.search(rf"#define (?:FSM_)?{name}\s+({NUMBER})", header)[1]
         assert float.fromhex(written) == expected[name]
-    polynomial = re.search(r"#define EXP_POLYNOMIAL([^}]*)\}", header)[1]
-    written = [float.fromhex(value) for value in re.findall(rf"{number}|\b1\b", polynomial)]
-    assert written == [expected[f"EXP_C{power}"] for power in reversed(range(len(written)))]
+    assert polynomial("EXP_POLYNOMIAL", header) == [
+        expected[f"EXP_C{power}"] for power in reversed(range(len(expected) - 4))
+    ]
     stated = float(re.search(r"within ([0-9.]+) ULP for \|t\|", header)[1])
     assert worst <= stated
+
+
+def test_logarithm():
+    header = (ROOT / "csrc/scalar_math.h").read_text()
+    expected, worst = log_constants.constants()
+    assert expected[0] == 2
+    assert polynomial("LOG_POLYNOMIAL", header) == [*expected[:0:-1], 0]
+    assert worst <= float(re.search(r"R\(s\^2\)\) within ([0-9.]+) ULP", header)[1])
 
 
 def test_the_clamp_is_exact_for_every_reference():

@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 
 import ml_dtypes
+import mpmath
 import numpy as np
 import pytest
 from conftest import running_on
@@ -36,19 +37,21 @@ def cases(dtype):
         yield name, x[:, :6000]
 
 
-def test_every_isa_gives_the_bits_of_scalar(driver, dtype):
+@pytest.mark.parametrize("op", _core.ops())
+def test_every_isa_gives_the_bits_of_scalar(driver, dtype, op):
+    function = getattr(fs, op)
     for name, x in cases(dtype):
         x = np.ascontiguousarray(x)
         with running_on("scalar"):
-            expected = fs.softmax(x)
+            expected = function(x, axis=1).reshape(len(x), -1)
         for isa in driver.isas():
             if isa == "base" or (isa == "scalar" and x.size > 3000):
                 continue
-            rows = driver.run("softmax", isa, x[:, :, None])[:, :, 0]
+            rows = driver.run(op, isa, x[:, :, None])[:, :, 0]
             assert_same_bits(rows, expected, f"{name} on {isa}")
             if x.shape[1] <= 1100:
                 columns = np.repeat(x[:, :, None], 35, axis=2)
-                columns = driver.run("softmax", isa, columns)
+                columns = driver.run(op, isa, columns)
                 expected_columns = np.repeat(expected[:, :, None], 35, axis=2)
                 assert_same_bits(columns, expected_columns, f"{name} in columns on {isa}")
 
@@ -121,6 +124,7 @@ def lanewise(function, dtype):
         "sub": lambda a, b, c: a - b,
         "mul": lambda a, b, c: a * b,
         "fma": fma,
+        "mul_error": lambda a, b, c: fma(a, b, -(a * b)),
         "scale": lambda a, b, c: fma(a, b, a * c),
         "max": lambda a, b, c: np.where(a > b, a, b),
         "min": lambda a, b, c: np.where(a < b, a, b),
@@ -141,6 +145,7 @@ LANEWISE = [
     "sub",
     "mul",
     "fma",
+    "mul_error",
     "scale",
     "max",
     "min",
@@ -338,6 +343,70 @@ def test_rounding_to_odd(driver):
     for isa in driver.isas():
         got = np.frombuffer(driver.vec("odd", isa, "float64", in_blocks(x)), np.float32)[: len(x)]
         assert_same_bits(got, expected)
+
+
+# ---- functions of scalars
+
+
+def scalar_inputs(function):
+    """Magnitudes of every kind; neighbours of where a step of csrc/scalar_math.h changes."""
+    rng = np.random.default_rng(0)
+    if function == "exp":
+        steps = -np.log(2) * (np.arange(1, 1009) - 0.5)  # the nearest power of two changes
+        return np.concatenate([[0, -0.0, -5e-324, -1e-20, -700], steps, rng.uniform(-700, 0, 1000), -rng.random(1000)])
+    powers = np.ldexp(1.0, np.arange(-1074, 1024))
+    near_one = rng.uniform(0.3, 3, 2000)
+    x = np.concatenate([powers, powers[-1022:] * np.sqrt(2), near_one])
+    if function == "log1p":
+        x = np.concatenate([x, powers[1000:1200] - 1, near_one - 1, -powers[powers < 1], [0, -0.0]])
+    x = np.concatenate([x, np.nextafter(x, -np.inf), np.nextafter(x, np.inf), [np.finfo(float).max]])
+    return x[x > (-1 if function == "log1p" else 0)]
+
+
+@functools.cache
+def scalar_exact(function):
+    """The exact results for scalar_inputs as multiples of a double's last bit."""
+    exact, units = [], []
+    with mpmath.workprec(120):
+        for x in scalar_inputs(function):
+            value = getattr(mpmath, function)(mpmath.mpf(float(x)))
+            units.append(float(np.ldexp(1.0, max(mpmath.mag(value) - 53, -1074) if value else -1074)))
+            exact.append(value)
+    return exact, units
+
+
+INF, NAN = np.inf, np.nan
+FIRST_BITS = {}  # of each function, on whatever came first
+
+
+@pytest.mark.parametrize(("function", "bound"), [("log1p", 0.8), ("log", 0.8), ("exp", 0.95)])
+def test_scalar_functions(driver, function, bound):
+    x = scalar_inputs(function)
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec(function, isa, "float64", in_blocks(x)))[: len(x)]
+        assert_same_bits(got, FIRST_BITS.setdefault(function, got), isa)
+    exact, units = scalar_exact(function)
+    with mpmath.workprec(120):
+        errors = [abs(mpmath.mpf(float(y)) - e) / unit for y, e, unit in zip(got, exact, units, strict=True)]
+    worst = int(np.argmax(errors))
+    assert errors[worst] <= bound, x[worst]
+
+
+@pytest.mark.parametrize(
+    ("function", "values"),
+    [
+        ("log1p", [(0, 0), (-0.0, -0.0), (-1, -INF), (-1.5, NAN), (-1e300, NAN), (-INF, NAN), (INF, INF), (NAN, NAN)]),
+        ("log", [(1, 0), (0, -INF), (-0.0, -INF), (-5e-324, NAN), (-1, NAN), (-INF, NAN), (INF, INF), (NAN, NAN)]),
+        ("exp", [(0, 1), (-0.0, 1), (-701, 0), (-1e300, 0), (-INF, 0), (NAN, NAN)]),
+    ],
+)
+def test_scalar_functions_at_the_ends(driver, function, values):
+    x, expected = np.array(values).T.copy()
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec(function, isa, "float64", in_blocks(x)))[: len(x)]
+        np.testing.assert_array_equal(got, expected, isa)
+        zero = expected == 0
+        np.testing.assert_array_equal(np.signbit(got[zero]), np.signbit(expected[zero]), isa)
 
 
 # ---- sums

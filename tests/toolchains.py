@@ -126,9 +126,10 @@ class Driver:
         return self._call("isas").decode().split()
 
     def run(self, op, isa, x):
-        """`op` of a C-contiguous (outer, n, inner) array along its middle axis."""
-        kind = f"f{x.dtype.itemsize * 8}"
-        return np.frombuffer(self._call("run", op, isa, kind, *x.shape, data=x.tobytes()), x.dtype).reshape(x.shape)
+        """`op` of a C-contiguous (outer, n, inner) array along its middle axis; a reduction leaves 1 of it."""
+        outer, _, inner = x.shape
+        result = self._call("run", op, isa, f"f{x.dtype.itemsize * 8}", *x.shape, data=x.tobytes())
+        return np.frombuffer(result, x.dtype).reshape(outer, -1, inner)
 
     def sums(self, isa, x, columns):
         """The exponentials and the pairs (hi, lo) of sums of a row (columns = 0), or of the columns of x."""

@@ -1,4 +1,4 @@
-"""Constants of the exponential in csrc/bind_f32.h and csrc/bind_f64.h.
+"""Constants of the exponential in csrc/bind_f32.h and, for float64, csrc/scalar_math.h.
 
 ``exp(t) = 1 + t + t**2 * q(t)`` on ``|t| <= 0.375``: the reduced argument stays within ln2/2 = 0.347
 for ordinary rows; the rounded log2(e) widens that to 0.374 for float32 at ``|x| = 2**21``. q is the
@@ -25,15 +25,16 @@ def rounded(value, fmt):
         return +value
 
 
-def minimax(fixed, free):
-    """Coefficients {power: value} for `free`, close to the least max |1 - sum(c[i] t**i) / exp(t)|.
+def minimax(function, fixed, free, low, high):
+    """Coefficients {power: value} for `free`, close to the least max |1 - sum(c[i] t**i) / function(t)|.
 
     Lawson's iteration: weighted least squares, each weight multiplied by the error at its point. It
     needs no alternating error curve, which the rounded coefficients in `fixed` would spoil.
     """
-    grid = [T_MAX * mp.cos(mp.pi * (2 * i + 1) / 240) for i in range(120)]
-    rows = [[t**power / mp.exp(t) for power in free] for t in grid]
-    goal = [1 - sum(c * t**i for i, c in fixed.items()) / mp.exp(t) for t in grid]
+    grid = [(low + high) / 2 + (high - low) / 2 * mp.cos(mp.pi * (2 * i + 1) / 240) for i in range(120)]
+    values = [function(t) for t in grid]
+    rows = [[t**power / value for power in free] for t, value in zip(grid, values, strict=True)]
+    goal = [1 - sum(c * t**i for i, c in fixed.items()) / value for t, value in zip(grid, values, strict=True)]
     weights = [mp.mpf(1)] * len(grid)
     best, coefficients = mp.inf, None
     for _ in range(60):
@@ -57,13 +58,14 @@ def minimax(fixed, free):
     return coefficients
 
 
-def exp_polynomial(degree, fmt):
-    """Rounded coefficients c[0..degree] of exp on |t| <= T_MAX, and the largest relative error."""
-    fixed = {0: mp.mpf(1), 1: mp.mpf(1)}
-    for power in range(2, degree + 1):
-        fixed[power] = rounded(minimax(fixed, range(power, degree + 1))[power], fmt)
-    grid = [T_MAX * (mp.mpf(i) / 2000 - 1) for i in range(4001)]
-    worst = max(abs(1 - sum(c * t**i for i, c in fixed.items()) / mp.exp(t)) for t in grid)
+def rounded_polynomial(function, fixed, degree, low, high, fmt):
+    """Rounded coefficients c[0..degree], of which `fixed` are given, of `function` on low <= t <= high, and the
+    largest relative error."""
+    fixed = {power: mp.mpf(value) for power, value in fixed.items()}
+    for power in range(len(fixed), degree + 1):
+        fixed[power] = rounded(minimax(function, fixed, range(power, degree + 1), low, high)[power], fmt)
+    grid = [low + (high - low) * mp.mpf(i) / 4000 for i in range(4001)]
+    worst = max(abs(1 - sum(c * t**i for i, c in fixed.items()) / function(t)) for t in grid)
     return [fixed[i] for i in range(degree + 1)], worst
 
 
@@ -87,7 +89,7 @@ def constants(fmt):
         "LN2_HI": ln2_hi,
         "LN2_LO": rounded(ln2 - ln2_hi, fmt),
     }
-    coefficients, worst = exp_polynomial(degree, fmt)
+    coefficients, worst = rounded_polynomial(mp.exp, {0: 1, 1: 1}, degree, -T_MAX, T_MAX, fmt)
     for power, coefficient in enumerate(coefficients):
         table[f"EXP_C{power}"] = coefficient
     return {name: float(value) for name, value in table.items()}, float(worst * 2 ** (mantissa - 1))

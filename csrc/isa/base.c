@@ -8,7 +8,7 @@
 
 /* The reduction is exact all the same: LN2_HI has 31 bits (tools/exp_constants.py). Elsewhere a rounding more is no
  * harm. */
-#define fma_f64(a, b, c)     ((a) * (b) + (c))
+#define fma_f64(a, b, c)       ((a) * (b) + (c))
 #define mul_error_f32(a, b, p) (float)((double)(a) * (b) - (p))
 #define mul_error_f64(a, b, p) product_error(a, b, p)
 #define scale_f64(e, hi, lo)   product_plus(e, hi, (e) * (lo))

@@ -1,7 +1,9 @@
-/* logmeanexp: m + (log1p(T/e) - log(count)), by log_family.h; count is the number of elements that take part. */
+/* logmeanexp: m + (log1p(T/e) - log(count)), by log_family.h; count is the number of elements that take part. Where
+ * these two nearly cancel, as in a row of nearly equal elements, it is m + log1p((T/e - (count - 1)) / count) instead.
+ */
 
 /* How many elements of a row take part. */
-static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_cursor *row) {
+static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_row *row) {
     if (!args->operands[FSM_MASK].data)
         return args->n;
     uint8_t takes_part[FSM_CHUNK];
@@ -15,36 +17,32 @@ static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_cursor *row) {
     return parts;
 }
 
-FSM_INLINE void FN(logmeanexp_group)(const FN(group) * g, bool columns) {
-    FN(log_state) states[MAX_TILES];
-    FN(log_sweep)(g, states, NULL, FN(beta_of)(1), columns);
-    for (int t = 0; t < g->tiles; t++) {
-        const FN(log_state) *s = &states[t];
-        const ptrdiff_t left = g->columns - t * LANES, here = columns ? (left < LANES ? left : LANES) : 1;
-        double results[LANES], tails[LANES];
-        FN(log_tails)(s, tails, columns);
-        for (ptrdiff_t j = 0; j < here; j++) {
-            const fsm_cursor row = FN(row_of)(g, t * LANES + j);
-            const ptrdiff_t parts = FN(count_parts)(g->args, &row);
-            results[j] = s->max[j] > -INFINITY ? s->max[j] + (tails[j] - fsm_log((double)parts)) : -INFINITY;
-            if (s->flags[j])
-                results[j] = s->flags[j] & FN(HAS_NAN) ? NAN : INFINITY;
-            if (parts == 0)
-                results[j] = NAN;
-        }
-        FN(store_reduced)(g, FSM_Y, t, results, columns);
+static void FN(logmeanexp_finish)(const FN(group) * g, int t, const FN(log_state) * s) {
+    const int entries = FN(entries)(g, t);
+    double results[LANES], tails[LANES];
+    FN(log_tails)(s, entries, tails);
+    for (int j = 0; j < entries; j++) {
+        const fsm_row row = fsm_row_across(g->row, g->args, t * LANES + j);
+        const double count = (double)FN(count_parts)(g->args, &row);
+        const double u = (s->others[j].hi + s->others[j].lo) / s->e[j];
+        const double tail = 1 + u > count / 2 ? fsm_log1p((u - (count - 1)) / count) : tails[j] - fsm_log(count);
+        results[j] = s->max[j] > -INFINITY ? s->max[j] + tail : -INFINITY;
+        if (s->flags[j])
+            results[j] = s->flags[j] & FN(HAS_NAN) ? NAN : INFINITY;
+        if (count == 0)
+            results[j] = NAN;
     }
+    FN(store_reduced)(g, FSM_Y, t, results);
 }
 
-static void FN(logmeanexp_row)(const FN(group) * g) {
-    FN(logmeanexp_group)(g, false);
+static void FN(logmeanexp_rows)(const FN(group) * g) {
+    FN(reduce_rows)(g, false, FN(logmeanexp_finish));
 }
 
 static void FN(logmeanexp_columns)(const FN(group) * g) {
-    FN(logmeanexp_group)(g, true);
+    FN(reduce_columns)(g, false, FN(logmeanexp_finish));
 }
 
 static void FN(logmeanexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    if (begin < end)
-        FN(each_group)(args, begin, end, scratch, false, REDUCTION_ROOM, FN(logmeanexp_row), FN(logmeanexp_columns));
+    FN(each_group)(args, begin, end, scratch, REDUCTION_PLAN, FN(logmeanexp_rows), FN(logmeanexp_columns));
 }

@@ -1,5 +1,5 @@
-/* logsumexp: m + log1p(T/e), by log_family.h. With weights w, m + log|w_m| + log|1 + T/e|, where the maximum's own weight
- * w_m is in e, and the sign of the sum as a second result. */
+/* logsumexp: m + log1p(T/e), by log_family.h. With weights w, m + log|w_m| + log|1 + T/e|, where the maximum's own
+ * weight w_m is in e, and the sign of the sum as a second result. */
 
 /* log of a sum of weighted exponentials, and its sign. */
 FSM_INLINE_ double FN(log_weighted)(const FN(log_state) * s, int j, double *sign) {
@@ -25,41 +25,36 @@ FSM_INLINE_ double FN(log_weighted)(const FN(log_state) * s, int j, double *sign
     return s->max[j] + (fsm_log(fabs(s->weight[j])) + fsm_log1p(u > -1 ? u : -u - 2));
 }
 
-FSM_INLINE void FN(logsumexp_group)(const FN(group) * g, bool columns) {
+static void FN(logsumexp_finish)(const FN(group) * g, int t, const FN(log_state) * s) {
     const bool weighted = g->args->operands[FSM_WEIGHT].data, signs = g->args->operands[FSM_SIGN].data;
-    FN(log_state) states[MAX_TILES];
-    FN(log_sweep)(g, states, weighted ? FN(spare_of)(g) : NULL, FN(beta_of)(1), columns);
-    for (int t = 0; t < g->tiles; t++) {
-        const FN(log_state) *s = &states[t];
-        double results[LANES], sign[LANES], tails[LANES];
-        FN(log_tails)(s, tails, columns);
-        for (int j = 0; j < ROWS(columns); j++) {
-            if (weighted) {
-                results[j] = FN(log_weighted)(s, j, &sign[j]);
-                if (!signs && sign[j] < 0)
-                    results[j] = NAN;
-                continue;
-            }
-            results[j] = s->max[j] > -INFINITY ? s->max[j] + tails[j] : -INFINITY;
-            if (s->flags[j])
-                results[j] = s->flags[j] & FN(HAS_NAN) ? NAN : INFINITY;
-            sign[j] = isnan(results[j]) ? NAN : results[j] > -INFINITY;
+    const int count = FN(entries)(g, t);
+    double results[LANES], sign[LANES], tails[LANES];
+    FN(log_tails)(s, count, tails);
+    for (int j = 0; j < count; j++) {
+        if (weighted) {
+            results[j] = FN(log_weighted)(s, j, &sign[j]);
+            if (!signs && sign[j] < 0)
+                results[j] = NAN;
+            continue;
         }
-        FN(store_reduced)(g, FSM_Y, t, results, columns);
-        if (signs)
-            FN(store_reduced)(g, FSM_SIGN, t, sign, columns);
+        results[j] = s->max[j] > -INFINITY ? s->max[j] + tails[j] : -INFINITY;
+        if (s->flags[j])
+            results[j] = s->flags[j] & FN(HAS_NAN) ? NAN : INFINITY;
+        sign[j] = isnan(results[j]) ? NAN : results[j] > -INFINITY;
     }
+    FN(store_reduced)(g, FSM_Y, t, results);
+    if (signs)
+        FN(store_reduced)(g, FSM_SIGN, t, sign);
 }
 
-static void FN(logsumexp_row)(const FN(group) * g) {
-    FN(logsumexp_group)(g, false);
+static void FN(logsumexp_rows)(const FN(group) * g) {
+    FN(reduce_rows)(g, g->args->operands[FSM_WEIGHT].data, FN(logsumexp_finish));
 }
 
 static void FN(logsumexp_columns)(const FN(group) * g) {
-    FN(logsumexp_group)(g, true);
+    FN(reduce_columns)(g, g->args->operands[FSM_WEIGHT].data, FN(logsumexp_finish));
 }
 
 static void FN(logsumexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    if (begin < end)
-        FN(each_group)(args, begin, end, scratch, false, REDUCTION_ROOM, FN(logsumexp_row), FN(logsumexp_columns));
+    FN(each_group)(args, begin, end, scratch, REDUCTION_PLAN, FN(logsumexp_rows), FN(logsumexp_columns));
 }

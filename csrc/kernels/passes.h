@@ -45,8 +45,8 @@ FSM_INLINE FN(range) FN(range_chunk)(FN(range) range, const real *x, ptrdiff_t n
     return range;
 }
 
-/* The range of n elements of a row, or of every column of a tile: its max holds the row's maximum in every lane, or each
- * column's in its lane. */
+/* The range of n elements of a row, or of every column of a tile: its max holds the row's maximum in every lane, or
+ * each column's in its lane. */
 FSM_INLINE FN(range) FN(range_rows)(const real *x, ptrdiff_t n, bool columns) {
     if (columns)
         return FN(range_chunk)(FN(range_of)(vec_load(x)), x, n * LANES, 0);
@@ -66,26 +66,28 @@ FSM_INLINE vec FN(term)(vec x, FN(exp_frame) frame, FN(terms) terms) {
     return terms == FN(GIVEN) ? x : FN(exp)(x, frame, terms == FN(CAREFUL));
 }
 
-/* Sums up to FSM_CHUNK terms of a row, without element `skip` unless that is negative. They are stored in e unless that
- * is NULL; e may be x. */
-FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, FN(exp_frame) frame,
-                                    FN(terms) terms) {
+/* a with 0 in one lane, whose term goes to `taken`. */
+FSM_INLINE vec FN(take_out)(vec a, ptrdiff_t lane, real *taken) {
+    real lanes[LANES];
+    vec_store(lanes, a);
+    *taken = lanes[lane];
+    lanes[lane] = 0;
+    return vec_load(lanes);
+}
+
+/* Sums up to FSM_CHUNK terms of a row, without that of element `skip`, which goes to `skipped`, unless skip is
+ * negative. They are stored in e unless that is NULL; e may be x. */
+FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
+                                    FN(exp_frame) frame, FN(terms) terms) {
     const real none = terms == FN(GIVEN) ? 0 : -(real)INFINITY;
     vec_acc lanes = vec_acc_zero();
     for (ptrdiff_t i = 0; i < n; i += 4 * LANES) {
         const ptrdiff_t count = n - i < 4 * LANES ? n - i : 4 * LANES;
-        const real *from = x + i;
-        real without[4 * LANES];
-        if (skip >= i && skip < i + count) {
-            memcpy(without, from, (size_t)count * sizeof *from);
-            without[skip - i] = none;
-            from = without;
-        }
         vec s[4];
         if (count == 4 * LANES) {
             FSM_UNROLL
             for (int step = 0; step < 4; step++) {
-                s[step] = FN(term)(vec_load(from + step * LANES), frame, terms);
+                s[step] = FN(term)(vec_load(x + i + step * LANES), frame, terms);
                 if (e)
                     vec_store(e + i + step * LANES, s[step]);
             }
@@ -95,10 +97,16 @@ FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff
                 s[step] = vec_set1(0);
             for (int step = 0; step * LANES < count; step++) {
                 const ptrdiff_t left = count - step * LANES, lanes_left = left < LANES ? left : LANES;
-                s[step] = FN(term)(vec_load_n(from + step * LANES, lanes_left, none), frame, terms);
+                s[step] = FN(term)(vec_load_n(x + i + step * LANES, lanes_left, none), frame, terms);
                 if (e)
                     vec_store_n(e + i + step * LANES, lanes_left, s[step]);
             }
+        }
+        if (skip >= i && skip < i + count) {
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++)
+                if ((skip - i) / LANES == step)
+                    s[step] = FN(take_out)(s[step], (skip - i) % LANES, skipped);
         }
         lanes = vec_acc_add(lanes, vec_add(vec_add(s[0], s[2]), vec_add(s[1], s[3])));
     }
@@ -139,13 +147,13 @@ FSM_INLINE vec_acc FN(sum_columns_body)(const real *x, real *e, ptrdiff_t n, FN(
     return lanes[0];
 }
 
-static fsm_sum FN(sum_row)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, const FN(exp_frame) * frame,
-                           FN(terms) terms) {
+static fsm_sum FN(sum_row)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
+                           const FN(exp_frame) * frame, FN(terms) terms) {
     if (terms == FN(PLAIN))
-        return FN(sum_row_body)(x, e, n, skip, *frame, FN(PLAIN));
+        return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(PLAIN));
     if (terms == FN(CAREFUL))
-        return FN(sum_row_body)(x, e, n, skip, *frame, FN(CAREFUL));
-    return FN(sum_row_body)(x, e, n, skip, *frame, FN(GIVEN));
+        return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(CAREFUL));
+    return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(GIVEN));
 }
 
 static vec_acc FN(sum_columns)(const real *x, real *e, ptrdiff_t n, const FN(exp_frame) * frame, FN(terms) terms) {
@@ -156,29 +164,41 @@ static vec_acc FN(sum_columns)(const real *x, real *e, ptrdiff_t n, const FN(exp
     return FN(sum_columns_body)(x, e, n, *frame, FN(GIVEN));
 }
 
-/* Sums of a chunk, one a row. Element skip[row] is left out, unless that is negative: of columns by way of a hole in x,
- * which is filled again. */
-FSM_INLINE void FN(sum_rows)(real *x, real *e, ptrdiff_t n, const ptrdiff_t *skip, const FN(exp_frame) * frame,
-                             FN(terms) terms, fsm_sum *sums, bool columns) {
+/* Sums of a chunk, one a row, all terms of it stored in e unless that is NULL. */
+FSM_INLINE void FN(sum_rows)(const real *x, real *e, ptrdiff_t n, const FN(exp_frame) * frame, FN(terms) terms,
+                             fsm_sum *sums, bool columns) {
     if (!columns) {
-        sums[0] = FN(sum_row)(x, e, n, skip ? skip[0] : -1, frame, terms);
+        sums[0] = FN(sum_row)(x, e, n, -1, NULL, frame, terms);
         return;
     }
-    real left_out[LANES] = {0};
-    if (skip)
-        for (int j = 0; j < LANES; j++)
-            if (skip[j] >= 0) {
-                left_out[j] = x[skip[j] * LANES + j];
-                x[skip[j] * LANES + j] = terms == FN(GIVEN) ? 0 : -(real)INFINITY;
-            }
     double hi[LANES], lo[LANES];
     vec_acc_get(FN(sum_columns)(x, e, n, frame, terms), hi, lo);
-    if (skip && e != x)
-        for (int j = 0; j < LANES; j++)
-            if (skip[j] >= 0)
-                x[skip[j] * LANES + j] = left_out[j];
     for (int j = 0; j < LANES; j++)
         sums[j] = (fsm_sum){hi[j], lo[j]};
+}
+
+/* The same without the term of element skip[row] of each row, which goes to `skipped`; negative: none. Columns have a
+ * hole put in their x for that time. */
+FSM_INLINE void FN(sum_rows_without)(real *x, ptrdiff_t n, const ptrdiff_t *skip, real *skipped,
+                                     const FN(exp_frame) * frame, FN(terms) terms, fsm_sum *sums, bool columns) {
+    if (!columns) {
+        skipped[0] = 0;
+        sums[0] = FN(sum_row)(x, NULL, n, skip[0], skipped, frame, terms);
+        return;
+    }
+    real elements[LANES];
+    for (int j = 0; j < LANES; j++) {
+        elements[j] = 0;
+        if (skip[j] >= 0) {
+            elements[j] = x[skip[j] * LANES + j];
+            x[skip[j] * LANES + j] = terms == FN(GIVEN) ? 0 : -(real)INFINITY;
+        }
+    }
+    FN(sum_rows)(x, NULL, n, frame, terms, sums, true);
+    for (int j = 0; j < LANES; j++)
+        if (skip[j] >= 0)
+            x[skip[j] * LANES + j] = elements[j];
+    vec_store(skipped, FN(term)(vec_load(elements), *frame, terms));
 }
 
 /* ---- results */

@@ -1,70 +1,83 @@
-/* Groups of rows on their way through the scratch.
+/* Groups of rows on their way through the kernels, and through the scratch where they do not lie ready.
  *
- * A group is one row, or the columns of a few strips side by side. What of x cannot be read where it lies is loaded:
- * whole, if there is room for it until the result is stored, else a chunk at a time in every sweep. A row is loaded as n
- * contiguous numbers; columns as tiles, one a strip: n blocks of LANES columns. Only contiguous memory is read that way,
- * a few cache lines at a time, and each only once; along an axis whose steps are a multiple of 4 KB, all elements of a
- * column would compete for the same few places of the L1 cache. */
+ * A group is a few rows one after the other, or the columns of a few strips side by side. What of x cannot be read
+ * where it lies is loaded: whole, if there is room for it until the result is stored, else a chunk at a time in every
+ * sweep. A row is loaded as n contiguous numbers; columns as tiles, one a strip: n blocks of LANES columns. So only
+ * memory that is contiguous for a few cache lines is read at a time, and only once; along an axis whose steps are a
+ * multiple of 4 KB, all elements of a column would compete for the same few places of the L1 cache. */
 
 /* Strips side by side. */
 #define MAX_TILES 8
 
+/* Numbers in a group of rows: with y, they fit in a common L1 cache. */
+#define GROUP_ROOM   ((ptrdiff_t)(16384 / sizeof(real)))
+
+#define SCRATCH_ROOM ((ptrdiff_t)(FSM_SCRATCH / sizeof(real)))
+
 typedef struct {
     const fsm_args *args;
-    fsm_cursor cursor; /* the row, or the first column */
-    ptrdiff_t columns; /* how many rows it has; 0 for one row, not as a tile */
-    int tiles;
+    fsm_row row;     /* the first */
+    ptrdiff_t rows;  /* or columns */
+    int tiles;       /* of columns */
+    bool x_ready;    /* a row of x lies as n contiguous numbers */
+    bool y_ready;    /* and one of y */
     bool held;       /* whole rows are in the scratch */
-    ptrdiff_t pitch; /* from one tile to the next */
+    ptrdiff_t pitch; /* in the scratch, from one row or tile to the next */
     real *scratch;
+    FN(beta) beta; /* of args->temperature */
 } FN(group);
 
 /* Rows of a tile. */
 #define ROWS(columns) ((columns) ? LANES : 1)
 
-#define SCRATCH_ROOM ((ptrdiff_t)(FSM_SCRATCH / sizeof(real)))
-
 /* Reads elements [begin, begin + count) of x; what takes no part is -inf. */
 FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
     const fsm_args *args = g->args;
+    const fsm_operand *x = &args->operands[FSM_X];
     const bool masked = args->operands[FSM_MASK].data;
-    if (g->columns) {
-        FN(load_columns)(args, FSM_X, g->cursor.at[FSM_X], begin, count, g->columns, g->scratch, g->pitch);
+    if (args->columns) {
+        FN(load_columns)(args, FSM_X, g->row.at[FSM_X], begin, count, g->rows, g->scratch, g->pitch);
         if (masked)
-            FN(blank_columns)(args, g->cursor.at[FSM_MASK], begin, count, g->columns, g->scratch, g->pitch, -(real)INFINITY);
+            FN(blank_columns)(args, g->row.at[FSM_MASK], begin, count, g->rows, g->scratch, g->pitch, -(real)INFINITY);
+    } else if (g->pitch == args->n && x->across == args->n * fsm_size_of[x->storage] &&
+               fsm_is_contiguous(args, FSM_X) && count == args->n && !masked) {
+        FN(load)(args, FSM_X, g->row.at[FSM_X], 0, g->rows * count, g->scratch);
     } else {
-        FN(load)(args, FSM_X, g->cursor.at[FSM_X], begin, count, g->scratch);
-        if (masked)
-            FN(blank)(args, g->cursor.at[FSM_MASK], begin, count, g->scratch, -(real)INFINITY);
+        for (ptrdiff_t r = 0; r < g->rows; r++) {
+            const fsm_row row = fsm_row_across(g->row, args, r);
+            FN(load)(args, FSM_X, row.at[FSM_X], begin, count, g->scratch + r * g->pitch);
+            if (masked)
+                FN(blank)(args, row.at[FSM_MASK], begin, count, g->scratch + r * g->pitch, -(real)INFINITY);
+        }
     }
 }
 
 /* Writes elements [begin, begin + count) of y. */
 FSM_OUTLINE_ void FN(store_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
-    char *y = g->cursor.at[FSM_Y];
-    if (g->columns)
-        FN(store_columns)(g->args, FSM_Y, y, begin, count, g->columns, g->scratch, g->pitch);
+    const fsm_args *args = g->args;
+    const fsm_operand *y = &args->operands[FSM_Y];
+    if (args->columns)
+        FN(store_columns)(args, FSM_Y, g->row.at[FSM_Y], begin, count, g->rows, g->scratch, g->pitch);
+    else if (g->pitch == args->n && y->across == args->n * fsm_size_of[y->storage] && fsm_is_contiguous(args, FSM_Y) &&
+             count == args->n)
+        FN(store)(args, FSM_Y, g->row.at[FSM_Y], 0, g->rows * count, g->scratch);
     else
-        FN(store)(g->args, FSM_Y, y, begin, count, g->scratch);
+        for (ptrdiff_t r = 0; r < g->rows; r++)
+            FN(store)(args, FSM_Y, g->row.at[FSM_Y] + r * y->across, begin, count, g->scratch + r * g->pitch);
 }
 
-/* Whether a row's numbers can be read, or written, where they lie. */
-FSM_INLINE_ bool FN(lies_ready)(const fsm_args *args, int which) {
-    return !args->columns && args->operands[which].storage == STORED_REAL && fsm_is_contiguous(args, which);
+/* From chunk `c` on, of tile or row t, in the scratch. */
+FSM_INLINE_ real *FN(in_scratch)(const FN(group) * g, ptrdiff_t t, ptrdiff_t c) {
+    return g->scratch + t * g->pitch + (g->held ? c * ROWS(g->args->columns) : 0);
 }
 
-/* Chunk `c`, of tile t, of the group in the scratch. */
-FSM_INLINE_ real *FN(tile_chunk)(const FN(group) * g, int t, ptrdiff_t c) {
-    return g->scratch + t * g->pitch + (g->held ? c * (g->columns ? LANES : 1) : 0);
-}
-
-/* One row of the group. */
-FSM_INLINE_ fsm_cursor FN(row_of)(const FN(group) * g, ptrdiff_t row) {
-    return fsm_cursor_column(&g->cursor, g->args, row);
+/* The same of a row, where it lies. */
+FSM_INLINE_ real *FN(in_place)(const FN(group) * g, int which, ptrdiff_t r, ptrdiff_t c) {
+    return (real *)(g->row.at[which] + r * g->args->operands[which].across) + c;
 }
 
 /* Whether any element of a row takes part. */
-static bool FN(takes_part)(const fsm_args *args, const fsm_cursor *row) {
+static bool FN(takes_part)(const fsm_args *args, const fsm_row *row) {
     if (!args->operands[FSM_MASK].data)
         return true;
     uint8_t takes_part[FSM_CHUNK];
@@ -79,54 +92,82 @@ static bool FN(takes_part)(const fsm_args *args, const fsm_cursor *row) {
 
 /* The result of a row without one: all -inf gives `blank` if that is asked for or nothing takes part; else all that
  * takes part is the one NaN that results hold: propagated ones differ between CPUs. */
-static void FN(fill_row)(const fsm_args *args, const fsm_cursor *row, bool all_neg_inf, real blank) {
+static void FN(fill_row)(const FN(group) * g, ptrdiff_t r, bool all_neg_inf, real blank) {
+    const fsm_args *args = g->args;
+    const fsm_row row = fsm_row_across(g->row, args, r);
     const real_bits nan_bits = QUIET_NAN_BITS;
     real value = blank, chunk[FSM_CHUNK];
-    if (!all_neg_inf || (!args->zero_if_all_neg_inf && FN(takes_part)(args, row)))
+    if (!all_neg_inf || (!args->zero_if_all_neg_inf && FN(takes_part)(args, &row)))
         memcpy(&value, &nan_bits, sizeof value);
     for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
         const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
         for (ptrdiff_t i = 0; i < count; i++)
             memcpy(chunk + i, &value, sizeof value);
         if (args->operands[FSM_MASK].data)
-            FN(blank)(args, row->at[FSM_MASK], c, count, chunk, blank);
-        FN(store)(args, FSM_Y, row->at[FSM_Y], c, count, chunk);
+            FN(blank)(args, row.at[FSM_MASK], c, count, chunk, blank);
+        FN(store)(args, FSM_Y, row.at[FSM_Y], c, count, chunk);
     }
 }
 
-/* Walks through units [begin, end), group by group. `hold`: rows stay in the scratch if there is room. `room`: how many
- * numbers fit in. */
-FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, bool hold,
-                                ptrdiff_t room, void (*row)(const FN(group) *), void (*columns)(const FN(group) *)) {
-    const ptrdiff_t strips = args->columns ? (args->columns - 1) / LANES + 1 : 1;
-    const ptrdiff_t n = args->n, width = args->columns ? LANES : 1;
+/* Whether a row's numbers can be read, or written, where they lie. */
+FSM_INLINE_ bool FN(lies_ready)(const fsm_args *args, int which) {
+    return !args->columns && args->operands[which].storage == STORED_REAL && fsm_is_contiguous(args, which);
+}
+
+/* What a group's function is told; see each_group(). */
+typedef struct {
+    bool hold;           /* rows stay in the scratch if there is room */
+    ptrdiff_t room;      /* numbers that fit in the scratch */
+    ptrdiff_t most_rows; /* in a group that needs no scratch */
+} FN(plan);
+
+/* Walks through units [begin, end), group by group. */
+FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
+                                 void (*rows)(const FN(group) *), void (*columns)(const FN(group) *)) {
+    const ptrdiff_t n = args->n, width = ROWS(args->columns);
     const ptrdiff_t chunk = n < FSM_CHUNK ? n : FSM_CHUNK;
-    FN(group) g;
+    const bool plain = !args->operands[FSM_MASK].data && !args->operands[FSM_WEIGHT].data;
     fsm_cursor cursor;
+    FN(group) g;
     g.args = args;
     g.scratch = scratch;
-    g.held = hold && n * width <= room;
-    /* A block apart, so that the same element of every tile does not compete for the same place in the cache. */
-    g.pitch = (g.held ? n : chunk) * width + LANES;
-    const ptrdiff_t most = g.pitch * MAX_TILES <= room + LANES ? MAX_TILES : (room + LANES) / g.pitch;
-    fsm_cursor_to(&cursor, args, begin / strips);
-    for (ptrdiff_t unit = begin; unit < end; unit += g.tiles) {
-        g.columns = 0;
-        g.tiles = 1;
-        g.cursor = cursor;
-        const ptrdiff_t strip = unit % strips;
-        if (args->columns) {
-            const ptrdiff_t left = strips - strip < end - unit ? strips - strip : end - unit;
+    g.beta = FN(beta_of)(args->temperature);
+    g.x_ready = FN(lies_ready)(args, FSM_X) && plain;
+    g.y_ready = FN(lies_ready)(args, FSM_Y);
+    g.held = plan.hold && n * width <= plan.room;
+    g.pitch = g.held ? n * width : chunk * width;
+    g.tiles = 1;
+    if (args->columns) {
+        /* A block apart, so that the same element of every tile does not compete for the same place in the cache. */
+        g.pitch += LANES;
+        const ptrdiff_t strips = (args->columns - 1) / LANES + 1, fit = (plan.room + LANES) / g.pitch;
+        const ptrdiff_t most = fit < MAX_TILES ? fit : MAX_TILES;
+        fsm_cursor_to(&cursor, args, begin / strips);
+        for (ptrdiff_t unit = begin; unit < end; unit += g.tiles) {
+            const ptrdiff_t strip = unit % strips, left = strips - strip < end - unit ? strips - strip : end - unit;
             g.tiles = (int)(left < most ? left : most);
-            g.columns = args->columns - strip * LANES;
-            if (g.columns > g.tiles * LANES)
-                g.columns = g.tiles * LANES;
-            g.cursor = fsm_cursor_column(&cursor, args, strip * LANES);
+            g.rows = args->columns - strip * LANES;
+            if (g.rows > g.tiles * LANES)
+                g.rows = g.tiles * LANES;
+            g.row = fsm_row_across(cursor.row, args, strip * LANES);
             columns(&g);
-        } else {
-            row(&g);
+            if (strip + g.tiles == strips)
+                fsm_cursor_advance(&cursor, args, 1);
         }
-        if (strip + g.tiles == strips)
-            fsm_cursor_next(&cursor, args);
+        return;
+    }
+    const int last = args->ndim - 1;
+    ptrdiff_t most = g.x_ready && g.y_ready ? plan.most_rows : LANES;
+    if (most <= LANES && most * n > GROUP_ROOM)
+        most = n < GROUP_ROOM ? GROUP_ROOM / n : 1;
+    fsm_cursor_to(&cursor, args, begin);
+    for (ptrdiff_t unit = begin; unit < end; unit += g.rows) {
+        const ptrdiff_t left = last >= 0 ? args->shape[last] - cursor.index[last] : 1;
+        g.rows = left < end - unit ? left : end - unit;
+        if (g.rows > most)
+            g.rows = most;
+        g.row = cursor.row;
+        rows(&g);
+        fsm_cursor_advance(&cursor, args, g.rows);
     }
 }

@@ -87,14 +87,28 @@ static int run(char **argv) {
     char *x = malloc(bytes), *y = malloc(bytes);
     if (!x || !y || fread(x, 1, bytes, stdin) != bytes)
         die("short input");
-    fsm_args args = {.x = x, .y = y, .n = n, .x_step = inner, .y_step = inner, .ndim = 1};
+    void *scratch = malloc(FSM_SCRATCH);
+    if (!scratch)
+        die("no memory");
+    const bool reduces = op == FSM_OP_logsumexp || op == FSM_OP_logmeanexp || op == FSM_OP_softmax_entropy;
+    const ptrdiff_t size = dtype == FSM_F32 ? 4 : 8, rows = reduces ? 1 : n;
+    fsm_args args = {.used = FSM_Y + 1, .n = n, .axes = 1, .ndim = 1, .temperature = 1};
     args.columns = inner > 1 ? inner : 0;
+    args.length[0] = n;
     args.shape[0] = outer;
-    args.x_stride[0] = args.y_stride[0] = n * inner;
-    isa->kernels[op][dtype](&args, 0, fsm_units(&args, dtype));
-    fwrite(y, 1, bytes, stdout);
+    for (int o = FSM_X; o <= FSM_Y; o++) {
+        fsm_operand *operand = &args.operands[o];
+        operand->data = o == FSM_X ? x : y;
+        operand->storage = dtype == FSM_F32 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
+        operand->step[0] = inner * size;
+        operand->stride[0] = (o == FSM_X ? n : rows) * inner * size;
+        operand->across = inner > 1 ? size : operand->stride[0];
+    }
+    isa->kernels[op][dtype](&args, 0, fsm_units(&args, dtype), scratch);
+    fwrite(y, 1, bytes / (size_t)n * (size_t)rows, stdout);
     free(x);
     free(y);
+    free(scratch);
     return 0;
 }
 

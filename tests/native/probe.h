@@ -1,6 +1,7 @@
 /* The vector layer and the sums, each as one function, for tests/test_native.py. Compiled into an instruction set's
  * file, once a precision, where the build defines FSM_PROBE as the path of this file. */
 #include "half.h"
+#include "scalar_math.h"
 
 /* Runs vec_<function>, or one of the portable headers, on blocks a, b, c and an integer n; writes its result and
  * returns the bytes written. */
@@ -15,6 +16,12 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         vec_store(out, value);                                                                                         \
         return LANES * sizeof(real);                                                                                   \
     }
+#define EACH_LANE(name, value)                                                                                         \
+    if (IS(name)) {                                                                                                    \
+        for (int j = 0; j < LANES; j++)                                                                                \
+            out[j] = (real)(value);                                                                                    \
+        return LANES * sizeof(real);                                                                                   \
+    }
     BLOCK(load, va)
     BLOCK(load_n, vec_load_n(a, n, b[0]))
     BLOCK(set1, vec_set1(a[0]))
@@ -22,6 +29,7 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
     BLOCK(sub, vec_sub(va, vb))
     BLOCK(mul, vec_mul(va, vb))
     BLOCK(fma, vec_fma(va, vb, vc))
+    BLOCK(mul_error, vec_mul_error(va, vb, vec_mul(va, vb)))
     BLOCK(scale, vec_scale(va, vb, vc))
     BLOCK(max, vec_max(va, vb))
     BLOCK(min, vec_min(va, vb))
@@ -45,15 +53,15 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         return sizeof(real);
     }
 
+    EACH_LANE(log1p, fsm_log1p(a[j]))
+    EACH_LANE(log, fsm_log(a[j]))
+    EACH_LANE(exp, fsm_exp(a[j]))
+
     /* Half precision: 16-bit numbers are LANES at the start of a block. */
     uint16_t half[LANES];
     memcpy(half, a, sizeof half);
     BLOCK(load_f16, vec_load_f16(half))
-    if (IS(load_bf16)) {
-        for (int j = 0; j < LANES; j++)
-            out[j] = fsm_bf16_to_f32(half[j]);
-        return LANES * sizeof(real);
-    }
+    EACH_LANE(load_bf16, fsm_bf16_to_f32(half[j]))
     if (IS(odd)) {
         float *odd = result;
         for (int j = 0; j < LANES; j++)
@@ -89,6 +97,7 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
     return 0;
 #undef IS
 #undef BLOCK
+#undef EACH_LANE
 }
 
 /* The exponentials that softmax adds up, and their sum: for one row of n (columns = 0), or for n rows of fewer than
@@ -96,17 +105,26 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
 void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums);
 
 void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums) {
-    if (columns == 0) {
-        const fsm_args args = {.n = n, .x_step = 1, .y_step = 1};
-        real buffer[FSM_CHUNK];
-        const FN(softmax_plan) plan = FN(softmax_plan_row)(&args, x, buffer);
-        sums[0] = FN(softmax_exp_row)(&args, x, e, &plan, buffer);
-        return;
+    real tile[FSM_CHUNK * LANES];
+    FN(range) range = FN(range_of)(vec_set1(1));
+    for (ptrdiff_t i = 0; columns == 0 && i < n; i += FSM_CHUNK)
+        range = FN(range_chunk)(range, x + i, n - i < FSM_CHUNK ? n - i : FSM_CHUNK, 1);
+    for (ptrdiff_t i = 0; columns && i < n; i++)
+        range = FN(range_join)(range, FN(range_of)(vec_load_n(x + i * columns, columns, 1)));
+    const FN(softmax_plan) plan = FN(softmax_plan_of)(range, FN(beta_of)(1), columns != 0);
+    fsm_sum total[LANES] = {{0, 0}}, chunk[LANES];
+    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+        if (columns == 0) {
+            FN(sum_rows)(x + c, e + c, count, &plan.frame, FN(PLAIN), chunk, false);
+        } else {
+            for (ptrdiff_t i = 0; i < count; i++)
+                vec_store(tile + i * LANES, vec_load_n(x + (c + i) * columns, columns, 1));
+            FN(sum_rows)(tile, tile, count, &plan.frame, FN(PLAIN), chunk, true);
+            for (ptrdiff_t i = 0; i < count; i++)
+                memcpy(e + (c + i) * columns, tile + i * LANES, (size_t)columns * sizeof *e);
+        }
+        for (ptrdiff_t j = 0; j < (columns ? columns : 1); j++)
+            sums[j] = total[j] = FN(sum_merge)(total[j], chunk[j]);
     }
-    const FN(range) range = FN(range_strip)(x, columns, n, columns);
-    const FN(exp_frame) frame = FN(exp_frame_of)(range.max, vec_set1(0));
-    double hi[LANES], lo[LANES];
-    vec_acc_get(FN(exp_strip)(x, columns, e, columns, n, columns, &frame, false), hi, lo);
-    for (ptrdiff_t j = 0; j < columns; j++)
-        sums[j] = (fsm_sum){hi[j], lo[j]};
 }
