@@ -51,16 +51,16 @@ def native():
         library.parent.mkdir(parents=True, exist_ok=True)
         partial = library.with_suffix(f".{os.getpid()}")
         flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", *isa_flags(machine)[isa]]
-        probe = f'-DFSM_PROBE="{NATIVE / "floor.h"}"'
-        flags += [probe, f"-I{ROOT / 'csrc'}", *map(str, sources), "-lm", "-lpthread", "-o", str(partial)]
+        flags += [f"-DBENCH_ISA=fsm_isa_{isa}", f"-I{ROOT / 'csrc'}", *map(str, sources)]
+        flags += ["-lm", "-lpthread", "-o", str(partial)]
         subprocess.run([*command, *flags], check=True)
         os.replace(partial, library)
     return ctypes.CDLL(str(library))
 
 
 def has_limit(case):
-    """There are a copy and an arithmetic to compare with: it is a softmax of floats, without extras."""
-    plain = case.op == "softmax" and not case.mask and case.temperature == 1
+    """There are a copy and an arithmetic to compare with: as large a result, of floats, without extras."""
+    plain = case.op not in REDUCTIONS and not case.mask and case.temperature == 1
     return native() is not None and plain and case.dtype in COMPUTED_IN
 
 
@@ -121,20 +121,21 @@ def c_copy(past_caches):
     return maker
 
 
-def arithmetic(dtype, units, threads):
-    """A call that does the arithmetic of a softmax in L1 on so many threads, and for how many elements."""
-    n = CHUNK[dtype]
+def arithmetic(op, dtype, units, threads):
+    """A call that does the arithmetic of an operation in L1 on so many threads, and for how many elements."""
+    n, number = CHUNK[dtype], list(_core.ops()).index(op)
     x = np.random.default_rng(0).standard_normal(n, dtype=dtype) * 4
-    one = getattr(native(), f"fsm_floor_f{x.itemsize * 8}_{_core.active_isa()}")
     work = native().bench_floor
-    return lambda: work(one, pointer(x), ctypes.c_ssize_t(n), ctypes.c_ssize_t(units), threads), units * PASSES * n
+    return lambda: work(number, x.itemsize, pointer(x), ctypes.c_ssize_t(n), ctypes.c_ssize_t(units), threads), (
+        units * PASSES * n
+    )
 
 
 def floor(case, x, threads):
     """The arithmetic for the elements of the case."""
     if not has_limit(case):
         return None
-    call, elements = arithmetic(COMPUTED_IN[case.dtype], 5 if threads == 1 else 40 * threads, threads)
+    call, elements = arithmetic(case.op, COMPUTED_IN[case.dtype], 5 if threads == 1 else 40 * threads, threads)
     return with_work(call, elements / case.elements)
 
 
