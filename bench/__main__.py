@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.cases import all_cases, quick_cases
+from bench.cases import all_cases, memory_cases, quick_cases
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -49,6 +49,7 @@ def main(arguments=None):
         print("\n".join(case.name for case in chosen))
         return 0
 
+    from bench.contenders import OURS
     from bench.plots import plot
     from bench.report import save
     from bench.run import run
@@ -56,13 +57,14 @@ def main(arguments=None):
 
     command = " ".join(["python -m bench", *arguments])
     settings = {name: getattr(options, name) for name in ("sittings", "rounds", "patience")}
-    report = run(chosen, options.mode, command, settings)
+    memory = [case for case in memory_cases() if options.only in case.input_name]
+    report = run(chosen, memory, options.mode, command, settings)
     print_report(report)
     path = options.results / f"{options.mode}.json"
     save(report, path)
     images = plot(report, options.results)
     print("\nWritten: " + ", ".join(str(file) for file in [path, *images]))
-    return 0
+    return int(any(failure.startswith(f"{OURS}:") for failure in report["failures"]))
 
 
 if __name__ == "__main__":

@@ -1,90 +1,179 @@
 """The one list of what is measured.
 
-Every operation, on every input below, in both dtypes, into a new and into an existing output, on one thread and on all:
-that is `--full`. The cases named in an input's `quick` are what runs without it.
+Every operation, on every input below, in both dtypes (or those of OTHER_DTYPES), into a new and into an existing
+output, on one thread and on all: that is `--full`. Beside an input stand the cases with it that are quick, which is
+what runs without it: "operation dtype output threads", separated by commas.
 """
 
 import functools
-import itertools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from fastsoftmax import _core
 
 DTYPES = {"f32": "float32", "f64": "float64"}
+OTHER_DTYPES = {"f16": "float16", "bf16": "bfloat16", "i32": "int32"}
 OUTPUTS = {"new": False, "out": True}
 THREADS = ("1", "all")
-LAYOUTS = {"C": "", "F": "Fortran order", "stepped": "every 2nd column"}
+
+REDUCTIONS = ("logsumexp", "logmeanexp", "softmax_entropy")
+LACKS = {"softmax_entropy": "out", "logsumexp": "temperature", "logmeanexp": "temperature"}
+
+LAYOUTS = {
+    "C": "",
+    "F": "Fortran order",
+    "stepped": "every 2nd column",
+    "reversed": "negative steps",
+    "misaligned": "misaligned",
+    "swapped": "byte-swapped",
+    "broadcast": "broadcast row",
+}
+MASKS = {"": "", "random": "random mask", "causal": "causal mask", "shared": "shared mask"}
 
 
 @dataclass(frozen=True)
 class Input:
-    """Logits, and which of the cases with them are quick: "dtype output threads", separated by commas."""
+    """What a call is given, but its dtype."""
 
     shape: tuple[int, ...]
-    axis: int = -1
+    axis: int | tuple[int, ...] | None = -1
     spread: float = 4  # standard deviation of normal logits
     source: str = "normal"  # or "digits": the logits that examples/digits.py leaves
     layout: str = "C"  # one of LAYOUTS
-    quick: str = ""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call: an operation on an input."""
-
-    op: str
-    dtype: str
-    shape: tuple[int, ...]
-    axis: int = -1
-    spread: float = 4
-    source: str = "normal"
-    layout: str = "C"
-    out: bool = False  # into an existing array, or a new one
-    threads: str = "1"  # or "all"
-    quick: bool = False
+    mask: str = ""  # one of MASKS: which elements take part
+    temperature: float = 1
 
     @property
-    def input_name(self):
-        words = [self.op, self.dtype, str(self.shape)]
+    def axes(self):
+        """The joined axes, from 0 on."""
+        if self.axis is None:
+            return tuple(range(len(self.shape)))
+        axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        return tuple(sorted(axis % len(self.shape) for axis in axes))
+
+    @property
+    def elements(self):
+        return math.prod(self.shape)
+
+    @property
+    def joined(self):
+        """Elements of a slice: those that are normalized, or reduced, together."""
+        return math.prod(self.shape[axis] for axis in self.axes)
+
+    def rows(self, array):
+        """An array of this shape, and its slices as the rows of a 2-D one."""
+        return np.moveaxis(array, self.axes, range(-len(self.axes), 0)).reshape(-1, self.joined)
+
+    def where(self):
+        """The mask, True for what takes part, or None."""
+        if not self.mask:
+            return None
+        if self.mask == "causal":
+            *_, rows, columns = self.shape
+            return np.tri(rows, columns, columns - rows, dtype=bool)
+        shape = self.shape
+        if self.mask == "shared":  # by all slices
+            shape = tuple(length if axis in self.axes else 1 for axis, length in enumerate(shape))
+        return np.random.default_rng(1).random(shape, np.float32) < 0.75
+
+    @property
+    def words(self):
+        """Its name, after that of the operation and the dtype."""
+        words = [str(self.shape)]
         if self.axis != -1:
             words.append(f"axis {self.axis}")
         if self.source != "normal":
             words.append(self.source)
         elif self.spread != 4:
             words.append(f"sd {self.spread:g}")
-        words.append(LAYOUTS[self.layout])
-        return " ".join(filter(None, words))
+        if self.temperature != 1:
+            words.append(f"temperature {self.temperature:g}")
+        return " ".join(filter(None, [*words, LAYOUTS[self.layout], MASKS[self.mask]]))
+
+
+@dataclass(frozen=True)
+class Case(Input):
+    """One call: an operation on an input."""
+
+    op: str = "softmax"
+    dtype: str = "float32"  # of the input
+    out: bool = False  # into an existing array, or a new one
+    threads: str = "1"  # or "all"
+    quick: bool = False
+
+    @property
+    def input_name(self):
+        return f"{self.op} {self.dtype} {self.words}"
 
     @property
     def name(self):
         return f"{self.input_name} {'out=' if self.out else 'new'}, {threads_name(self.threads)}"
 
     @property
-    def elements(self):
-        return int(np.prod(self.shape))
+    def exists(self):
+        """Whether the operation has what the case asks for."""
+        asked = {"out": self.out, "temperature": self.temperature != 1}
+        return not asked.get(LACKS.get(self.op), False)
 
     @property
     def nbytes(self):
         """Of the input."""
-        return self.elements * np.dtype(self.dtype).itemsize
+        return self.elements * numpy_dtype(self.dtype).itemsize
+
+    @property
+    def result_shape(self):
+        if self.op in REDUCTIONS:
+            return tuple(length for axis, length in enumerate(self.shape) if axis not in self.axes)
+        return self.shape
+
+    @property
+    def result_dtype(self):
+        return np.dtype(np.float64) if self.dtype == "int32" else numpy_dtype(self.dtype)
 
     def logits(self):
         """A new array, always with the same numbers."""
+        dtype = numpy_dtype(self.dtype)
         if self.source == "digits":
-            x = digits_logits().astype(self.dtype)
+            x = digits_logits().astype(dtype)
         else:
-            x = np.random.default_rng(0).standard_normal(self.shape, dtype=self.dtype)
+            drawn = np.float64 if self.dtype == "float64" else np.float32
+            x = np.random.default_rng(0).standard_normal(self.shape, dtype=drawn)
             x *= self.spread
-        if self.layout == "F":
-            return np.asfortranarray(x)
-        if self.layout == "stepped":
-            wider = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
-            wider[..., ::2] = x
-            return wider[..., ::2]
-        return x
+            x = np.rint(x).astype(dtype) if self.dtype == "int32" else x.astype(dtype, copy=False)
+        return laid_out(x, self.layout)
+
+    def output(self):
+        """An array for the result."""
+        return np.empty(self.result_shape, self.result_dtype, order="F" if self.layout == "F" else "C")
+
+
+def numpy_dtype(name):
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def laid_out(x, layout):
+    """The numbers of x (but of its first row only, if that is broadcast) in another layout."""
+    if layout == "F":
+        return np.asfortranarray(x)
+    if layout == "stepped":
+        wider = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+        wider[..., ::2] = x
+        return wider[..., ::2]
+    if layout == "reversed":
+        return np.flip(np.flip(x).copy())
+    if layout == "misaligned":
+        y = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+        y[...] = x
+        return y
+    if layout == "swapped":
+        return x.astype(x.dtype.newbyteorder())
+    if layout == "broadcast":  # writable, as torch likes it
+        return np.lib.stride_tricks.as_strided(x[:1].copy(), x.shape, (0, *x.strides[1:]))
+    return x
 
 
 def threads_name(threads):
@@ -101,87 +190,138 @@ def digits_logits():
     return np.load(saved)
 
 
-SHAPES = [
+SHAPES = {
     # Few elements: the call itself.
-    Input((1, 10), quick="f32 new 1, f64 new 1, f32 new all"),
-    Input((1, 1000), quick="f32 new 1"),
-    Input((64, 10), quick="f32 new 1"),
+    Input((1, 10)): "softmax f32 new 1, softmax f32 new all, logsumexp f32 new 1",
+    Input((1, 1000)): "softmax f32 new 1",
+    Input((64, 10)): "softmax f32 new 1",
     # Short rows.
-    Input((1024, 10)),
-    Input((100000, 3), quick="f32 out 1"),
-    Input((100000, 10), quick="f32 new 1, f32 out 1, f64 out 1, f32 out all"),
-    Input((100000, 16), quick="f32 out 1"),
-    Input((65536, 64), quick="f32 out 1"),
+    Input((1024, 10)): "",
+    Input((100000, 3)): "softmax f32 out 1",
+    Input((100000, 10)): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f32 out 1",
+    Input((100000, 16)): "softmax f32 out 1",
+    Input((65536, 64)): "softmax f32 out 1",
     # In cache.
-    Input((64, 1000), quick="f32 new 1, f32 out 1, f64 new 1, f64 out 1, f32 out all"),
-    Input((1024, 128), quick="f32 out 1"),
-    Input((1024, 1024), quick="f32 new 1, f32 out 1, f64 out 1, f32 new all, f32 out all, f64 out all"),
+    Input((64, 1000)): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f32 out 1,"
+    " logsumexp f32 new 1, logmeanexp f32 new 1, softmax_entropy f32 new 1",
+    Input((1024, 128)): "softmax f32 out 1",
+    Input((1024, 1024)): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f64 out 1,"
+    " logsumexp f32 new 1, logsumexp f32 new all",
     # Beyond it.
-    Input((4096, 1024), quick="f32 new 1, f32 out 1, f64 new 1, f32 out all"),
-    Input((16384, 1024), quick="f32 out 1, f32 out all"),
+    Input((4096, 1024)): "softmax f32 new 1",
+    Input((16384, 1024)): "softmax f32 out 1, softmax f32 out all",
     # Long rows.
-    Input((128, 32000), quick="f32 out 1, f64 out 1, f32 out all"),
-    Input((256, 50257)),
-    Input((16, 1000000), quick="f32 out 1"),
-    Input((1, 16000000), quick="f32 out all"),
+    Input((128, 32000)): "softmax f32 out 1, softmax f32 out all",
+    Input((256, 50257)): "",
+    Input((16, 1000000)): "",
+    Input((1, 16000000)): "softmax f32 out all",
     # Along the other axis.
-    Input((1000, 64), axis=0, quick="f32 new 1"),
-    Input((1024, 1024), axis=0, quick="f32 out 1, f64 out 1, f32 out all"),
-    Input((1024, 4096), axis=0),
-    Input((32000, 128), axis=0, quick="f32 out 1"),
-    Input((10, 100000), axis=0, quick="f32 out 1"),
-]
+    Input((1000, 64), axis=0): "softmax f32 new 1",
+    Input((1024, 1024), axis=0): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f32 out 1,"
+    " logsumexp f32 new 1",
+    Input((1024, 4096), axis=0): "",
+    Input((32000, 128), axis=0): "softmax f32 out 1",
+    Input((10, 100000), axis=0): "softmax f32 out 1",
+}
 
 # Rows so wide that exponentials underflow, and logits of a trained classifier.
-CONTENTS = [
-    Input((1797, 10), source="digits", quick="f32 new 1, f64 out 1, f32 new all"),
-    Input((64, 1000), spread=1),
-    Input((64, 1000), spread=10, quick="f32 out 1"),
-    Input((64, 1000), spread=20),
-    Input((64, 1000), spread=30, quick="f32 out 1"),
-    Input((64, 1000), spread=40),
-    Input((64, 1000), spread=100, quick="f32 out 1, f64 out 1"),
-]
+CONTENTS = {
+    Input((1797, 10), source="digits"): "softmax f32 new 1",
+    Input((64, 1000), spread=1): "",
+    Input((64, 1000), spread=10): "",
+    Input((64, 1000), spread=20): "",
+    Input((64, 1000), spread=30): "softmax f32 out 1",
+    Input((64, 1000), spread=40): "",
+    Input((64, 1000), spread=100): "",
+}
 
-# What is quick of the other layouts, by shape, axis and layout.
+# Several axes at once, and one that has others on both sides.
+AXES = {
+    Input((64, 128, 128), axis=(1, 2)): "softmax f32 out 1",
+    Input((64, 128, 128), axis=(0, 2)): "",
+    Input((1024, 1024), axis=None): "logsumexp f32 new 1",
+    Input((1000, 100, 3), axis=1): "softmax f32 out 1",
+}
+
+# Not every element takes part, or all are divided by the temperature.
+MASKED = {
+    Input((64, 1000), mask="random"): "",
+    Input((1024, 1024), mask="random"): "softmax f32 out 1, logsumexp f32 new 1",
+    Input((1024, 1024), mask="causal"): "softmax f32 out 1",
+    Input((1024, 1024), mask="shared"): "log_softmax f32 out 1",
+    Input((1024, 1024), axis=0, mask="random"): "",
+    Input((1024, 1024), axis=0, mask="shared"): "",
+    Input((64, 1000), temperature=0.7): "softmax f32 out 1",
+    Input((1024, 1024), axis=0, temperature=0.7): "",
+}
+
+# Inputs that stand for the others in every layout and dtype.
+TYPICAL = [Input((100000, 10)), Input((64, 1000)), Input((1024, 1024)), Input((1024, 1024), axis=0)]
+
 QUICK_LAYOUTS = {
-    ((64, 1000), -1, "stepped"): "f32 out 1",
-    ((1024, 1024), -1, "F"): "f32 new 1",
+    Input((1024, 1024), layout="F"): "softmax f32 new 1",
+    Input((64, 1000), layout="stepped"): "softmax f32 out 1",
+    Input((1024, 1024), layout="reversed"): "softmax f32 out 1",
+    Input((1024, 1024), layout="misaligned"): "softmax f32 out 1",
+    Input((1024, 1024), layout="swapped"): "softmax f32 out 1",
+    Input((1024, 1024), layout="broadcast"): "softmax f32 out 1",
+}
+
+QUICK_OTHER_DTYPES = {
+    Input((64, 1000)): "softmax i32 new 1",
+    Input((1024, 1024)): "softmax f16 out 1, softmax bf16 out 1, logsumexp bf16 new 1",
+    Input((1024, 1024), axis=0): "softmax f16 out 1",
 }
 
 
+def layouts():
+    """Inputs in other layouts, with their quick cases."""
+    for layout in list(LAYOUTS)[1:]:
+        for given in SHAPES if layout in ("F", "stepped") else TYPICAL:
+            if layout == "F" and 1 in given.shape:
+                continue  # the same memory as C
+            there = replace(given, layout=layout)
+            yield there, QUICK_LAYOUTS.get(there, "")
+
+
 def inputs():
-    yield from SHAPES
-    yield from CONTENTS
-    for layout, given in itertools.product(list(LAYOUTS)[1:], SHAPES):
-        if layout == "F" and 1 in given.shape:
-            continue  # the same memory as C
-        quick = QUICK_LAYOUTS.get((given.shape, given.axis, layout), "")
-        yield Input(given.shape, given.axis, layout=layout, quick=quick)
+    """(input, dtypes, quick cases)"""
+    for given, quick in [*SHAPES.items(), *CONTENTS.items(), *AXES.items(), *MASKED.items(), *layouts()]:
+        yield given, DTYPES, quick
+    for given in [*TYPICAL, Input((128, 32000)), Input((32000, 128), axis=0)]:
+        yield given, OTHER_DTYPES, QUICK_OTHER_DTYPES.get(given, "")
 
 
 @functools.cache
 def all_cases():
-    return [
-        Case(
-            op=op,
-            dtype=DTYPES[dtype],
-            shape=given.shape,
-            axis=given.axis,
-            spread=given.spread,
-            source=given.source,
-            layout=given.layout,
-            out=OUTPUTS[output],
-            threads=threads,
-            quick=f"{dtype} {output} {threads}" in given.quick.split(", "),
-        )
+    cases = [
+        made(given, op, dtypes[dtype], OUTPUTS[output], threads, f"{op} {dtype} {output} {threads}" in marks(quick))
         for op in _core.ops()
         for threads in THREADS
-        for given in inputs()
-        for dtype in DTYPES
+        for given, dtypes, quick in inputs()
+        for dtype in dtypes
         for output in OUTPUTS
     ]
+    return [case for case in cases if case.exists]
+
+
+def made(given, *rest):
+    return Case(*(getattr(given, field.name) for field in fields(Input)), *rest)
+
+
+def marks(quick):
+    return [mark.strip() for mark in quick.split(",") if mark]
 
 
 def quick_cases():
     return [case for case in all_cases() if case.quick]
+
+
+@functools.cache
+def memory_cases():
+    """A case for each kind of array whose memory is measured (with every operation): 4 MB, if float32, or more."""
+    ways = [{"layout": layout} for layout in LAYOUTS] + [{"mask": mask} for mask in MASKS if mask]
+    kinds = [(Input((1024, 1024), axis, **way), "float32") for axis in (-1, 0) for way in [*ways, {"temperature": 0.7}]]
+    kinds += [(Input((1024, 1024), axis), dtype) for axis in (-1, 0) for dtype in ["float64", *OTHER_DTYPES.values()]]
+    kinds += [(given, "float32") for given in [*AXES, Input((32000, 128), axis=0), Input((1, 1000000))]]
+    return [made(given, "softmax", dtype) for given, dtype in kinds]

@@ -2,22 +2,25 @@
 
 A maker takes a case, its logits and the number of threads, and returns a call without arguments that gives the result,
 or None where the library has nothing of the kind. What a library only points at is an attribute of the call, so that it
-lives as long. To measure a new operation, add a maker to `ops` of each contender
-that has it.
+lives as long. What a library has no parameter for (a mask, a temperature, a dtype) is written as its users write it. To
+measure a new operation, add a maker to `ops` of each contender that has it.
 """
 
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 OURS = "fastsoftmax"
+HALVES = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Contender:
     packages: tuple[str, ...]  # what it imports; the first one's version is its version
     ops: dict[str, Callable]  # operation: maker
     setup: Callable[[int], None] = lambda threads: None  # called once in a process, with the number of threads
+    to_numpy: Callable = np.asarray  # its result as an array
 
     def installed(self):
         return all(importlib.util.find_spec(package) for package in self.packages)
@@ -38,6 +42,37 @@ class Contender:
         return importlib.metadata.version(self.packages[0])
 
 
+def chain(x, *steps):
+    """A call that takes x through these steps; those that are None or False are left out."""
+    steps = [step for step in steps if step]
+    if len(steps) == 1:
+        return functools.partial(steps[0], x)
+
+    def call():
+        y = x
+        for step in steps:
+            y = step(y)
+        return y
+
+    return call
+
+
+def one_axis(maker):
+    """The maker of a library that takes one axis, for several that are the last of an ordinary array: as one."""
+
+    def make(case, x, threads):
+        if isinstance(case.axis, int):
+            return maker(case, x, threads)
+        kept = len(case.shape) - len(case.axes)
+        if case.layout != "C" or case.mask or case.axes != tuple(range(kept, len(case.shape))):
+            return None
+        flat = replace(case, shape=(*case.shape[:kept], case.joined), axis=-1)
+        call = maker(flat, x.reshape(flat.shape), threads)
+        return call and (lambda: call().reshape(case.result_shape))
+
+    return make
+
+
 # ---- fastsoftmax
 
 
@@ -47,27 +82,58 @@ def fastsoftmax_setup(threads):
     fs.set_num_threads(threads)
 
 
-def fastsoftmax_normalizer(case, x, threads):
-    """softmax, and whatever else is called like it."""
+def fastsoftmax_call(case, x, threads):
     import fastsoftmax as fs
 
-    function, axis = getattr(fs, case.op), case.axis
+    options = {}
     if case.out:
-        y = np.empty_like(x)
-        return lambda: function(x, axis, out=y)
-    return lambda: function(x, axis)
+        options["out"] = case.output()
+    if case.mask:
+        options["where"] = case.where()
+    if case.temperature != 1:
+        options["temperature"] = case.temperature
+    return functools.partial(getattr(fs, case.op), x, case.axis, **options)
 
 
-# ---- SciPy: has neither out= nor threads
+# ---- SciPy: has neither out= nor threads. Its 16-bit arithmetic is slower than a detour through float32, and less
+# accurate.
 
 
-def scipy_softmax(case, x, threads):
-    from scipy.special import softmax
+def scipy_formula(case):
+    from scipy import special
 
-    return lambda: softmax(x, axis=case.axis)
+    axis = case.axis
+
+    def softmax_entropy(x):
+        if case.mask:  # 0 * -inf
+            return special.entr(special.softmax(x, axis)).sum(axis)
+        logs = special.log_softmax(x, axis)
+        return -(np.exp(logs) * logs).sum(axis)
+
+    return {
+        "softmax": lambda x: special.softmax(x, axis),
+        "log_softmax": lambda x: special.log_softmax(x, axis),
+        "logsumexp": lambda x: special.logsumexp(x, axis),
+        "logmeanexp": lambda x: special.logsumexp(x, axis) - math.log(case.joined),
+        "softmax_entropy": softmax_entropy,
+    }[case.op]
 
 
-# ---- torch
+def scipy_call(case, x, threads):
+    if case.op == "logmeanexp" and case.mask:
+        return None
+    half, mask = case.dtype in HALVES, case.where()
+    return chain(
+        x,
+        half and (lambda x: x.astype(np.float32)),
+        case.temperature != 1 and (lambda x: x / case.temperature),
+        mask is not None and (lambda x: np.where(mask, x, -np.inf)),
+        scipy_formula(case),
+        half and (lambda y: y.astype(case.result_dtype)),
+    )
+
+
+# ---- torch: takes neither negative steps nor swapped bytes
 
 
 def torch_setup(threads):
@@ -77,50 +143,127 @@ def torch_setup(threads):
     torch.set_grad_enabled(False)
 
 
-def torch_softmax(case, x, threads):
+def torch_tensor(array):
     import torch
 
-    tensor, axis = torch.from_numpy(x), case.axis
-    if case.out:
-        y = torch.from_numpy(np.empty_like(x))
-        return lambda: torch.softmax(tensor, axis, out=y)
-    return lambda: torch.softmax(tensor, axis)
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
-# ---- onnxruntime: run() for a new output, io_binding for an existing one. Takes contiguous arrays only.
+def torch_to_numpy(tensor):
+    import torch
+
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
 
 
-@functools.cache
-def onnxruntime_session(operator, dtype, axis, ndim, threads):
+def torch_formula(case):
+    import torch
+
+    y = torch_tensor(case.output()) if case.out else None
+    axis = case.axis if isinstance(case.axis, int) else case.axes
+
+    def softmax_entropy(x):
+        if case.mask:  # 0 * -inf
+            return torch.special.entr(torch.softmax(x, axis)).sum(axis)
+        logs = torch.log_softmax(x, axis)
+        return -(logs.exp() * logs).sum(axis)
+
+    return {
+        "softmax": lambda x: torch.softmax(x, axis, out=y),
+        "log_softmax": lambda x: torch.log_softmax(x, axis, out=y),
+        "logsumexp": lambda x: torch.logsumexp(x, axis, out=y),
+        "logmeanexp": lambda x: torch.logsumexp(x, axis, out=y).sub_(math.log(case.joined)),
+        "softmax_entropy": softmax_entropy,
+    }[case.op]
+
+
+def torch_call(case, x, threads):
+    import torch
+
+    if case.layout in ("reversed", "swapped") or (case.op == "logmeanexp" and case.mask):
+        return None
+    left_out = torch.from_numpy(~case.where()) if case.mask else None
+    return chain(
+        torch_tensor(x),
+        case.dtype == "int32" and (lambda x: x.to(torch.float64)),
+        case.temperature != 1 and (lambda x: x / case.temperature),
+        left_out is not None and (lambda x: x.masked_fill(left_out, -math.inf)),
+        torch_formula(case),
+    )
+
+
+# ---- onnxruntime: run() for a new output, io_binding for an existing one. Takes contiguous arrays only, and has no
+# bfloat16 on CPUs. Casts, masks and temperatures are nodes of the graph.
+
+
+@functools.lru_cache(100)
+def onnxruntime_session(case, ndim, threads):
     import onnxruntime
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
-    element = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}[dtype]
-    x, y = (helper.make_tensor_value_info(name, element, [None] * ndim) for name in "xy")
-    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"], axis=axis)], operator, [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    types = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
+    result_type = types[case.result_dtype.name]
+    inputs = {"x": types.get(case.dtype, TensorProto.INT32)}
+    constants, nodes = {}, []
+    last = "x"
+
+    def then(operator, *inputs, **attributes):
+        nonlocal last
+        output = f"{operator} of {last}"
+        nodes.append(helper.make_node(operator, [name or last for name in inputs], [output], **attributes))
+        last = output
+
+    if case.dtype == "int32":
+        then("Cast", None, to=result_type)
+    if case.temperature != 1:
+        constants["temperature"] = np.asarray(case.temperature, case.result_dtype)
+        then("Div", None, "temperature")
+    if case.mask:
+        inputs["mask"] = TensorProto.BOOL
+        constants["left out"] = np.asarray(-np.inf, case.result_dtype)
+        then("Where", "mask", None, "left out")
+    if case.op == "logsumexp":
+        constants["axes"] = np.array(case.axes)
+        then("ReduceLogSumExp", None, "axes", keepdims=0)
+    else:
+        then({"softmax": "Softmax", "log_softmax": "LogSoftmax"}[case.op], None, axis=case.axis)
+
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        case.op,
+        [value(name, element, [None] * ndim) for name, element in inputs.items()],
+        [value(last, result_type, [None] * len(case.result_shape))],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.enable_cpu_mem_arena = not os.environ.get("BENCH_MEMORY")  # an arena would hide what a call allocates
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def onnxruntime_softmax(case, x, threads):
-    if case.layout != "C":
+def onnxruntime_call(case, x, threads):
+    if case.layout != "C" or case.dtype == "bfloat16":
         return None
-    session = onnxruntime_session("Softmax", case.dtype, case.axis, x.ndim, threads)
+    session = onnxruntime_session(case, x.ndim, threads)
+    inputs = {"x": x} | ({"mask": case.where()} if case.mask else {})
     if not case.out:
-        return lambda: session.run(None, {"x": x})[0]
-    y = np.empty_like(x)
+        return lambda: session.run(None, inputs)[0]
+    y = case.output()
     binding = session.io_binding()
-    binding.bind_cpu_input("x", x)
-    binding.bind_output("y", "cpu", 0, x.dtype, x.shape, y.ctypes.data)
+    for name, array in inputs.items():
+        binding.bind_cpu_input(name, array)
+    binding.bind_output(session.get_outputs()[0].name, "cpu", 0, y.dtype, y.shape, y.ctypes.data)
 
     def call():
         session.run_with_iobinding(binding)
         return y
 
-    call.keeps = x
+    call.keeps = inputs
     return call
 
 
@@ -135,19 +278,44 @@ def jax_setup(threads):
 
 
 @functools.cache
-def jax_compiled(function, axis):
+def jax_compiled(op, axis, temperature, dtype, masked):
     import jax
+    import jax.numpy as jnp
 
-    return jax.jit(lambda x: getattr(jax.nn, function)(x, axis=axis))
+    def softmax_entropy(x, axis, where):
+        if masked:  # 0 * -inf
+            return jax.scipy.special.entr(jax.nn.softmax(x, axis, where=where)).sum(axis)
+        logs = jax.nn.log_softmax(x, axis)
+        return -(jnp.exp(logs) * logs).sum(axis)
+
+    function = {
+        "softmax": jax.nn.softmax,
+        "log_softmax": jax.nn.log_softmax,
+        "logsumexp": jax.scipy.special.logsumexp,
+        "logmeanexp": getattr(jax.nn, "logmeanexp", None),  # since 0.9
+        "softmax_entropy": softmax_entropy,
+    }[op]
+    # 16-bit reductions are faster as they are, 16-bit softmax as float32, and then also more accurate.
+    half = dtype.itemsize == 2
+    inside = jnp.float32 if half and op in ("softmax", "log_softmax") else dtype
+
+    def call(x, where):
+        x = x.astype(inside)
+        y = function(x if temperature == 1 else x / temperature, axis=axis, where=where)
+        return y.astype(dtype)
+
+    return function and jax.jit(call)
 
 
-def jax_softmax(case, x, threads):
+def jax_call(case, x, threads):
     import jax
 
     if case.layout != "C":
         return None
-    function, array = jax_compiled("softmax", case.axis), jax.device_put(x)
-    return lambda: function(array).block_until_ready()
+    function = jax_compiled(case.op, case.axis, case.temperature, case.result_dtype, bool(case.mask))
+    array = jax.device_put(x)
+    where = jax.device_put(case.where()) if case.mask else None
+    return function and (lambda: function(array, where).block_until_ready())
 
 
 # ---- numba: the three loops that one writes down, rows or columns. Only several threads take the parallel form.
@@ -212,11 +380,12 @@ def numba_kernels(parallel):
 
 
 def numba_softmax(case, x, threads):
-    if x.ndim != 2:
+    other = case.mask or case.temperature != 1 or case.dtype not in ("float32", "float64")
+    if other or x.ndim != 2 or case.layout in ("misaligned", "swapped"):
         return None
     kernel = numba_kernels(threads > 1)[0 if case.axis in (-1, 1) else 1]
     if case.out:
-        y = np.empty_like(x)
+        y = case.output()
 
         def into():
             kernel(x, y)
@@ -232,16 +401,16 @@ def numba_softmax(case, x, threads):
     return new
 
 
-# ---- OpenVINO: the output tensor is a NumPy array, new or not. Float32 and contiguous arrays only (it computes float64
-# models in float32).
+# ---- OpenVINO: the output tensor is a NumPy array, new or not. Contiguous arrays of float32 and float16 only (it
+# computes float64 models in float32).
 
 
 @functools.cache
-def openvino_model(operator, shape, axis, threads):
+def openvino_model(operator, dtype, shape, axis, threads):
     import openvino
     from openvino import opset13
 
-    parameter = opset13.parameter(shape, np.float32)
+    parameter = opset13.parameter(shape, dtype)
     model = openvino.Model([getattr(opset13, operator)(parameter, axis)], [parameter])
     config = {
         "INFERENCE_NUM_THREADS": threads,
@@ -252,15 +421,16 @@ def openvino_model(operator, shape, axis, threads):
     return openvino.Core().compile_model(model, "CPU", config)
 
 
-def openvino_softmax(case, x, threads):
+def openvino_call(case, x, threads):
     import openvino
 
-    if case.dtype != "float32" or case.layout != "C":
+    other = case.mask or case.temperature != 1 or case.dtype not in ("float32", "float16")
+    if other or case.layout != "C":
         return None
-    request = openvino_model("softmax", x.shape, case.axis % x.ndim, threads).create_infer_request()
+    request = openvino_model(case.op, x.dtype, x.shape, case.axis % x.ndim, threads).create_infer_request()
     request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
     if case.out:
-        y = np.empty_like(x)
+        y = case.output()
         request.set_output_tensor(openvino.Tensor(y, shared_memory=True))
 
         def into():
@@ -279,14 +449,24 @@ def openvino_softmax(case, x, threads):
     return new
 
 
+OPS = ("softmax", "log_softmax", "logsumexp", "logmeanexp", "softmax_entropy")
+TORCH = {
+    **dict.fromkeys(("softmax", "log_softmax", "softmax_entropy"), one_axis(torch_call)),
+    **dict.fromkeys(("logsumexp", "logmeanexp"), torch_call),
+}
+ONNXRUNTIME = {
+    **dict.fromkeys(("softmax", "log_softmax"), one_axis(onnxruntime_call)),
+    "logsumexp": onnxruntime_call,
+}
+
 CONTENDERS = [
-    Contender(OURS, (OURS,), {"softmax": fastsoftmax_normalizer}, fastsoftmax_setup),
-    Contender("scipy", ("scipy",), {"softmax": scipy_softmax}),
-    Contender("torch", ("torch",), {"softmax": torch_softmax}, torch_setup),
-    Contender("onnxruntime", ("onnxruntime", "onnx"), {"softmax": onnxruntime_softmax}),
-    Contender("jax", ("jax",), {"softmax": jax_softmax}, jax_setup),
-    Contender("numba", ("numba",), {"softmax": numba_softmax}, numba_setup),
-    Contender("openvino", ("openvino",), {"softmax": openvino_softmax}),
+    Contender(OURS, (OURS,), dict.fromkeys(OPS, fastsoftmax_call), fastsoftmax_setup),
+    Contender("scipy", ("scipy",), dict.fromkeys(OPS, scipy_call)),
+    Contender("torch", ("torch",), TORCH, torch_setup, torch_to_numpy),
+    Contender("onnxruntime", ("onnxruntime", "onnx"), ONNXRUNTIME),
+    Contender("jax", ("jax",), dict.fromkeys(OPS, jax_call), jax_setup),
+    Contender("numba", ("numba",), {"softmax": one_axis(numba_softmax)}, numba_setup),
+    Contender("openvino", ("openvino",), dict.fromkeys(("softmax", "log_softmax"), one_axis(openvino_call))),
 ]
 
 

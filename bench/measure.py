@@ -1,4 +1,4 @@
-"""What is measured of one case: the error, the times of a sitting, the memory. Runs in a worker (bench/worker.py)."""
+"""What is measured of one case: the error and the times of a sitting. Runs in a worker (bench/worker.py)."""
 
 import contextlib
 import functools
@@ -7,16 +7,18 @@ import math
 import random
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
-from bench.cases import Case
+from bench.cases import REDUCTIONS
+from bench.contenders import HALVES
 from bench.quiet import seconds_of
-from tests.reference import exact_softmax, ulp_error
+from fastsoftmax import _core
+from tests.reference import LARGEST_TERMS, ORACLES, as_long
 
-ORACLES = {"softmax": exact_softmax}
 ORACLE_ELEMENTS = 100_000  # the oracle takes about 0.2 us an element
 
 TURN_SECONDS = 0.0015  # a turn is as many calls as fit, and at least one
@@ -32,23 +34,61 @@ GAUGE_SECONDS = 0.01  # how long a turn waits for the cores to be at their best
 
 
 @functools.lru_cache(1)
-def oracle(op, dtype, shape, axis, spread, source, layout):
-    """Exact results, and where they stand in the result: some elements of as many whole slices as there is time for."""
-    x = Case(op, dtype, shape, axis, spread, source, layout).logits()
-    slices, elements = [slice(None)] * x.ndim, [slice(None)] * x.ndim
-    other = 0 if axis in (-1, x.ndim - 1) else -1
-    if x.ndim > 1:
-        slices[other] = elements[other] = slice(max(1, ORACLE_ELEMENTS // x.shape[axis]))
-    elements[axis] = slice(None, None, -(-x.shape[axis] // ORACLE_ELEMENTS))
-    return ORACLES[op](x[tuple(slices)], axis)[tuple(elements)], tuple(elements)
+def oracle(case):
+    """(what is looked at of a result whose slices are rows, the exact numbers there, the numbers whose last place is
+    the unit of the error)."""
+    slices = slice(None, None, max(1, case.elements // ORACLE_ELEMENTS))
+    x = case.rows(case.logits())[slices]
+    x = x.astype(np.float32 if case.dtype in HALVES else x.dtype.newbyteorder("="))
+    options = {}
+    if case.mask:
+        options["where"] = case.rows(np.broadcast_to(case.where(), case.shape))[slices]
+    if case.temperature != 1:
+        options["temperature"] = case.temperature
+    exact = as_long(ORACLES[case.op](x, -1, **options))
+    _, kind = _core.ops()[case.op]
+    unit = exact if kind == "relative" else as_long(LARGEST_TERMS[case.op](x, -1, **options))
+    if case.op in REDUCTIONS:
+        return slices, exact, unit
+    columns = slice(None, None, -(-case.joined // ORACLE_ELEMENTS))
+    return (slices, columns), exact[:, columns], unit[:, columns]
+
+
+def compared(case, result):
+    """What is looked at of a result, the exact numbers, and those whose last place is the unit of the error."""
+    places, exact, unit = oracle(replace(case, out=False, threads="1", quick=False))
+    result = result.reshape(-1) if case.op in REDUCTIONS else case.rows(result)
+    return result[places].astype(np.float64), exact, unit
 
 
 def max_ulp(case, result):
     """Largest error of the normal numbers in `result`, in ULP."""
-    exact, elements = oracle(case.op, case.dtype, case.shape, case.axis, case.spread, case.source, case.layout)
-    result = np.asarray(result)[elements]
-    normal = exact >= np.finfo(result.dtype).smallest_normal
-    return float(ulp_error(result, exact)[normal].max())
+    got, exact, unit = compared(case, result)
+    normal = np.isfinite(exact) & (np.abs(unit) >= ml_dtypes.finfo(result.dtype).smallest_normal)
+    return float((np.abs(got[normal] - exact[normal]) / ulp(unit[normal], result.dtype)).max())
+
+
+def ulp(values, dtype):
+    """Of normal numbers: the distance to the next of this dtype."""
+    return np.ldexp(np.longdouble(1), np.frexp(np.abs(values))[1] - 1 - ml_dtypes.finfo(dtype).nmant)
+
+
+def fault(case, result):
+    """Why a result cannot be that of the case, or None. Generous: wrong axes, masks and dtypes are meant, not errors of
+    arithmetic."""
+    if result.shape != case.result_shape:
+        return f"wrong result: shape {result.shape}, expected {case.result_shape}"
+    if result.dtype != case.result_dtype:
+        return f"wrong result: dtype {result.dtype}, expected {case.result_dtype}"
+    got, exact, _ = compared(case, result)
+    if not np.array_equal(np.isfinite(got), np.isfinite(exact)):
+        return "wrong result: infinite or NaN where the exact one is not, or the other way round"
+    finite = np.isfinite(exact)
+    # Probabilities by the largest of their row, logarithms by themselves.
+    scale = exact.max(axis=-1, keepdims=True) if case.op == "softmax" else np.maximum(np.abs(exact), 1)
+    error = float((np.abs(got[finite] - exact[finite]) / np.broadcast_to(scale, exact.shape)[finite]).max())
+    tolerated = max(0.01, 16 * float(ml_dtypes.finfo(result.dtype).eps))
+    return f"wrong result: off by {error:.2g}" if error > tolerated else None
 
 
 # ---- time
@@ -145,32 +185,3 @@ def others_seconds():
             if task.name != str(threading.get_native_id()):
                 total += int((task / "schedstat").read_text().split()[0])
     return total / 1e9
-
-
-# ---- memory
-
-
-def peak_memory(call):
-    """Bytes that a call takes at its peak, beyond what the process had; None where that cannot be told.
-
-    The first call's are not counted, nor is what stays allocated between calls.
-    """
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
-    call()
-    gc.collect()
-    try:
-        reset.write_text("5")  # the peak is now the current size
-    except OSError:
-        return None
-    before = status_bytes(status, "VmRSS")
-    result = call()
-    after = status_bytes(status, "VmHWM")
-    del result
-    return max(0, after - before)
-
-
-def status_bytes(status, field):
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024

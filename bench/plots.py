@@ -64,7 +64,7 @@ def plot_ratios(report, path):
     for spine in axes.spines.values():
         spine.set_visible(False)
     for row in range(1, len(cases)):
-        thicker = cases[row]["threads"] != cases[row - 1]["threads"]
+        thicker = any(cases[row][key] != cases[row - 1][key] for key in ("op", "threads"))
         axes.axhline(row - 0.5, color="white" if not thicker else "black", linewidth=0.6 if not thicker else 1.5)
 
     title(figure, "How many times as long as fastsoftmax the others take", height)

@@ -17,7 +17,7 @@ from bench.worker import cores
 from fastsoftmax import _core
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMAT = "fastsoftmax benchmark report, version 1"
+FORMAT = "fastsoftmax benchmark report, version 2"
 
 
 class ReportError(Exception):
@@ -48,11 +48,12 @@ def new_report(mode, command, settings):
         "absent": contenders.absent(),
         "settings": {**settings, "agree": AGREE, "environment": environment()},
         "failures": [],
+        "memory": [],
         "cases": [],
     }
 
 
-def case_record(case, errors, memory, sittings):
+def case_record(case, errors, sittings):
     """What is told of a case. Disturbed sittings do not count where two others are left."""
     expected = len(sittings)
     undisturbed = [sitting for sitting in sittings if not sitting["disturbed"]]
@@ -64,15 +65,20 @@ def case_record(case, errors, memory, sittings):
         "input": case.input_name,
         **asdict(case),
         "shape": list(case.shape),
+        "axis": list(case.axis) if isinstance(case.axis, tuple) else case.axis,
         "elements": case.elements,
         "bytes": case.nbytes,
         "errors_ulp": errors,
-        "memory": memory,
         "foreign": [sitting["foreign"] for sitting in sittings],
         "disturbed": disturbed,
         "seconds": case_times(times),
         "ratios": case_ratios(times, expected, disturbed),
     }
+
+
+def memory_record(case, ours, others):
+    """Bytes beyond input and output: of our operations by the number of threads, of the others' softmax."""
+    return {"array": f"{case.dtype} {case.words}", "bytes": case.nbytes, "ours": ours, "others": others}
 
 
 def save(report, path):

@@ -7,22 +7,22 @@ from tqdm import tqdm
 
 from bench import report, yardsticks
 from bench.cases import THREADS, digits_logits
+from bench.contenders import OURS
+from bench.memory import GIVEN_BACK, KEPT, OwnMemory, can_be_told
 from bench.quiet import TOLERATED, Watch, wait_for_quiet
-from bench.worker import MEMORY_ENVIRONMENT, Worker, cores
-
-MEMORY_BYTES = 1 << 20  # smaller inputs drown in what else a process does
+from bench.worker import Service, Worker, cores
 
 
-def run(cases, mode, command, settings):
+def run(cases, memory_cases, mode, command, settings):
     """The report of a run. Settings: sittings, rounds, patience (seconds for what others disturb)."""
     result = report.new_report(mode, command, settings)
     yardsticks.native()  # compiles it, so that the workers need not
     if any(case.source == "digits" for case in cases):
         digits_logits()
-    started = {"1": lambda: Worker(1, core=cores()[-1]), "all": lambda: Worker(len(cores()))}
+    started = {"1": lambda: Worker(Service, 1, core=cores()[-1]), "all": lambda: Worker(Service, len(cores()))}
     workers = {threads: started[threads]() for threads in THREADS if any(case.threads == threads for case in cases)}
     try:
-        errors, memory = before_times(cases, workers)
+        errors, result["memory"] = before_times(cases, memory_cases if can_be_told() else [], workers)
         times = time_all(cases, workers, settings)
         for worker in workers.values():
             result["failures"] += [f"{name}: {case}: {what}" for (name, case), what in worker.ask("failed").items()]
@@ -30,43 +30,43 @@ def run(cases, mode, command, settings):
         for worker in workers.values():
             worker.close()
     result["cases"] = [
-        report.case_record(case, errors.get(case.input_name, {}), memory.get(case.name, {}), times[case.name])
+        report.case_record(case, errors[case.name], times[case.name])
         for case in cases
+        if all(OURS in sitting["times"] for sitting in times[case.name])  # else it is one of the failures
     ]
     return result
 
 
-def before_times(cases, workers):
-    """Errors by input and memory by case. Nothing is timed yet, so all workers are busy at once."""
-    of_input = {}
-    for case in cases:
-        of_input.setdefault(case.input_name, case)
-    queues = {workers[threads]: [] for threads in workers}
-    for case in of_input.values():
+def before_times(cases, memory_cases, workers):
+    """Errors by case, and the records of memory. Nothing is timed yet, so all workers are busy at once."""
+    queues = {worker: [] for worker in workers.values()}
+    for case in sorted(cases, key=lambda case: case.input_name):  # an oracle is for all cases with the same input
         queues[workers[case.threads]].append(("errors", case))
-    of_memory = [("memory", case) for case in cases if case.threads == "1" and case.nbytes >= MEMORY_BYTES]
-    memory_worker = Worker(1, cores()[0], MEMORY_ENVIRONMENT) if of_memory else None
-    if memory_worker:
-        queues[memory_worker] = of_memory
+    own = others = None
+    if memory_cases:
+        own = Worker(OwnMemory, len(cores()), environment=KEPT)
+        others = Worker(Service, 1, cores()[0], GIVEN_BACK)
+        queues[own] = [("memory", case) for case in memory_cases]
+        queues[others] = [("memory", case) for case in memory_cases if case.axis != 0]  # as it is cheap
 
-    errors, memory = {}, {}
+    answers = {}
     with tqdm(total=sum(map(len, queues.values())), unit="case", desc="accuracy, memory", leave=False) as progress:
         asked = {}
         for worker, queue in queues.items():
             ask_next(worker, queue, asked)
         while asked:
             for connection in wait(list(asked)):
-                worker, (what, case) = asked.pop(connection)
-                answer = worker.receive()
-                if what == "errors":
-                    errors[case.input_name] = answer
-                else:
-                    memory[case.name] = answer
+                worker, (_, case) = asked.pop(connection)
+                answers[worker, case] = worker.receive()
                 progress.update()
                 ask_next(worker, queues[worker], asked)
-    if memory_worker:
-        memory_worker.close()
-    return errors, memory
+    for worker in (own, others):
+        if worker:
+            worker.close()
+    errors = {case.name: answers[workers[case.threads], case] for case in cases}
+    return errors, [
+        report.memory_record(case, answers[own, case], answers.get((others, case), {})) for case in memory_cases
+    ]
 
 
 def ask_next(worker, queue, asked):

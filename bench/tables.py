@@ -3,14 +3,22 @@
 from bench.contenders import OURS
 from bench.quiet import TOLERATED
 from bench.report import machine_line, peers, versions_line
+from bench.yardsticks import AS_ROWS
 
 LEGEND = """\
 us is fastsoftmax's time; under the name of another is how many times as long that takes: above 1 we are faster, and "!"
 marks a peer that is faster than we are. "~" marks a ratio that is not to be trusted: its sittings differ by more than
 {percent:.0f} %, other processes took more than {tolerated:.0f} % of a core, or the cores were slowed from outside.
 limit: the slower of the best plain copy of as many bytes and the arithmetic of our own kernels in L1, as a share of our
-time: 100 % is as fast as can be. memory: the peak of a call beyond its input and a given output, in sizes of the input.
+time: 100 % is as fast as can be. as rows: our time, in times of ours for the same numbers as rows of an ordinary array.
 scipy and jax have no out=: theirs is a new output. Blank: no such thing there."""
+
+ERRORS = """\
+Largest error of a normal result, in ULP of the exact value (logsumexp, logmeanexp: of the largest of the terms that the
+result is the sum of)"""
+MEMORY = """\
+Memory of a call at its peak, beyond its input and its output: of fastsoftmax in KB a thread, what is kept for the next
+call included (the larger of one thread and all); of the softmax of others in sizes of the input"""
 
 
 def print_report(report):
@@ -19,10 +27,10 @@ def print_report(report):
         print(f"{name}: not installed")
     for failure in report["failures"]:
         print(f"failed: {failure}")
-    print("\nLargest error of a normal result, in ULP of the exact value\n")
+    print(f"\n{ERRORS}\n")
     print_table(*error_table(report))
-    if any(case["memory"] for case in report["cases"]):
-        print("\nMemory of a call at its peak, beyond its input and a given output, in sizes of the input\n")
+    if report["memory"]:
+        print(f"\n{MEMORY}\n")
         print_table(*memory_table(report))
     for threads, title in (("1", "one thread"), ("all", f"all threads ({report['machine']['cores']})")):
         header, rows = time_table(report, threads)
@@ -37,43 +45,66 @@ def legend(report):
     return LEGEND.format(percent=100 * (report["settings"]["agree"] - 1), tolerated=100 * TOLERATED)
 
 
+def errors_by_input(report):
+    """{input: {name: largest error of its cases}}, and what the inputs are of: (operation, dtype)."""
+    errors, kinds = {}, {}
+    for case in report["cases"]:
+        kinds[case["input"]] = case["op"], case["dtype"]
+        worst = errors.setdefault(case["input"], {})
+        for name, error in case["errors_ulp"].items():
+            worst[name] = max(error, worst.get(name, 0))
+    return errors, kinds
+
+
 def error_table(report):
     names = [OURS, *peers(report)]
-    seen = {case["input"]: case["errors_ulp"] for case in report["cases"]}
     return ["input", *names], [
         [title, *(three_digits(errors[name]) if name in errors else "" for name in names)]
-        for title, errors in seen.items()
+        for title, errors in errors_by_input(report)[0].items()
     ]
 
 
 def worst_error_table(report):
-    """The largest error of each dtype, over all inputs."""
+    """The largest error of each operation and dtype, over all inputs."""
     names = [OURS, *peers(report)]
+    errors, kinds = errors_by_input(report)
     rows = []
-    for dtype in dict.fromkeys(case["dtype"] for case in report["cases"]):
-        inputs = {case["input"]: case["errors_ulp"] for case in report["cases"] if case["dtype"] == dtype}
-        worst = {
-            name: max((errors[name] for errors in inputs.values() if name in errors), default=None) for name in names
-        }
-        cells = ["" if worst[name] is None else three_digits(worst[name]) for name in names]
-        rows.append([f"{dtype}, worst of {len(inputs)} inputs", *cells])
+    for kind in dict.fromkeys(kinds.values()):
+        those = [errors[title] for title in errors if kinds[title] == kind]
+        worst = [max((one[name] for one in those if name in one), default=None) for name in names]
+        inputs = f"worst of {len(those)} inputs" if len(those) > 1 else "1 input"
+        rows.append([f"{' '.join(kind)}, {inputs}", *("" if one is None else three_digits(one) for one in worst)])
     return ["", *names], rows
 
 
 def memory_table(report):
-    names = [OURS, *peers(report)]
-    return ["case", *names], [
-        [case["name"], *(f"{case['memory'][name]:.1f} x" if name in case["memory"] else "" for name in names)]
-        for case in report["cases"]
-        if case["memory"]
+    ops = list(dict.fromkeys(op for record in report["memory"] for op in record["ours"]))
+    names = [name for name in peers(report) if any(name in record["others"] for record in report["memory"])]
+    return ["array", *ops, *names], [
+        [
+            record["array"],
+            *(own_memory_cell(record["ours"].get(op)) for op in ops),
+            *(f"{others[name] / record['bytes']:.1f} x" if name in others else "" for name in names),
+        ]
+        for record in report["memory"]
+        for others in [record["others"]]
     ]
+
+
+def own_memory_cell(by_threads):
+    """KB a thread, at most; blank where there is no such call."""
+    if by_threads is None:
+        return ""
+    if None in by_threads.values():
+        return "failed"
+    return f"{max(count / int(threads) for threads, count in by_threads.items()) / 1024:.0f} KB"
 
 
 def time_table(report, threads):
     names = [*peers(report), "np.copyto"]
     if any("np.exp" in case["ratios"] for case in report["cases"]):
         names.append("np.exp")
-    header = ["case", "us", "ns/element", *names, "limit", "memory"]
+    header = ["case", "us", "ns/element", *names, "limit", AS_ROWS]
     rows = []
     for case in report["cases"]:
         if case["threads"] != threads:
@@ -86,7 +117,7 @@ def time_table(report, threads):
                 three_digits(seconds * 1e9 / case["elements"]),
                 *(ratio_cell(case, name, mark_loss=name in peers(report)) for name in names),
                 limit_cell(case),
-                f"{case['memory'][OURS]:.1f} x" if OURS in case["memory"] else "",
+                as_rows_cell(case),
             ]
         )
     return header, rows
@@ -106,6 +137,13 @@ def limit_cell(case):
         return ""
     entry = case["ratios"]["limit"]
     return f"{'' if entry['trusted'] else '~'}{100 * entry['median']:.0f} %"
+
+
+def as_rows_cell(case):
+    if AS_ROWS not in case["ratios"]:
+        return ""
+    entry = case["ratios"][AS_ROWS]
+    return f"{'' if entry['trusted'] else '~'}{three_digits(1 / entry['median'])} x"
 
 
 def short_name(case):

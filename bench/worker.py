@@ -1,4 +1,4 @@
-"""The processes that measure: one for each number of threads, and one for memory. Each imports the contenders after its
+"""The processes that measure: one for each number of threads, and two for memory. Each imports the contenders after its
 affinity is set, so that their thread pools have the size that is meant."""
 
 import contextlib
@@ -9,14 +9,6 @@ import time
 import traceback
 
 HAS_AFFINITY = hasattr(os, "sched_setaffinity")
-
-# So that freed memory goes back to the system, and each new output counts.
-MEMORY_ENVIRONMENT = {
-    "BENCH_MEMORY": "1",
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
-}
 
 
 def cores():
@@ -42,12 +34,12 @@ def inherited(core, environment):
 
 
 class Worker:
-    """A process that answers one request at a time, with so many threads, on one core if that is given."""
+    """A process in which a service answers one request at a time, on one core if that is given."""
 
-    def __init__(self, threads, core=None, environment=None):
+    def __init__(self, service, threads, core=None, environment=None):
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, threads), daemon=True)
+        self.process = context.Process(target=serve, args=(other, service, threads), daemon=True)
         with inherited(core, environment or {}):
             self.process.start()
         other.close()
@@ -70,10 +62,10 @@ class Worker:
         self.process.join()
 
 
-def serve(connection, threads):
-    """Answers (what, *arguments) with Service.<what>(*arguments), until the other side closes."""
+def serve(connection, service, threads):
+    """Answers (what, *arguments) with service(threads).<what>(*arguments), until the other side closes."""
     try:
-        service = Service(threads)
+        service = service(threads)
     except Exception:
         connection.send(("failed", traceback.format_exc()))
         return
@@ -87,6 +79,8 @@ def serve(connection, threads):
 
 
 class Service:
+    """Has all contenders."""
+
     def __init__(self, threads):
         from bench import contenders
         from bench.quiet import Gauge
@@ -94,7 +88,8 @@ class Service:
         self.threads = threads
         self.gauge = Gauge(threads)
         self.contenders = contenders.installed()
-        self.failures = {}  # (contender, case): what it raised
+        self.to_numpy = {contender.name: contender.to_numpy for contender in self.contenders}
+        self.failures = {}  # (contender, case): what it raised, or what was wrong with its result
         for contender in self.contenders:
             contender.setup(threads)
             contender.load()
@@ -122,11 +117,18 @@ class Service:
         return calls
 
     def errors(self, case):
-        from bench.measure import max_ulp
+        """{name: largest error in ULP} of those whose results are right, roughly; the others have failed."""
+        from bench.measure import fault, max_ulp
 
-        x = case.logits()
-        calls = self.calls(case, x, yardsticks=False)
-        return {name: max_ulp(case, call()) for name, call in calls.items()}
+        calls = self.calls(case, case.logits(), yardsticks=False)
+        result = {}
+        for name, call in calls.items():
+            array = self.to_numpy[name](call())
+            if wrong := fault(case, array):
+                self.failures[name, case.name] = wrong
+            else:
+                result[name] = max_ulp(case, array)
+        return result
 
     def sitting(self, case, rounds, seed):
         """The times, whether too many of the turns were disturbed, and the CPU time that all took."""
@@ -139,25 +141,13 @@ class Service:
         return times, disturbed, time.process_time() - before
 
     def memory(self, case):
-        """{name: bytes at the peak / bytes of the input}."""
-        from bench.measure import peak_memory
+        """{name: bytes} of the others."""
+        from bench.contenders import OURS
+        from bench.memory import peak_memory
 
-        result = {}
-        x = case.logits()
-        for name in [contender.name for contender in self.contenders]:
-            call = self.calls_of(name, case, x)
-            peak = peak_memory(call) if call else None
-            if peak is not None:
-                result[name] = peak / case.nbytes
-            del call
-        return result
-
-    def calls_of(self, name, case, x):
-        contender = next(c for c in self.contenders if c.name == name)
-        try:
-            return contender.ops[case.op](case, x, self.threads) if case.op in contender.ops else None
-        except Exception:
-            return None
+        calls = self.calls(case, case.logits(), yardsticks=False)
+        peaks = {name: peak_memory(call) for name, call in calls.items() if name != OURS}
+        return {name: peak for name, peak in peaks.items() if peak is not None}
 
     def failed(self):
         return self.failures

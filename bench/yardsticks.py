@@ -1,5 +1,6 @@
 """What no library can beat, measured in turn with them: copies of the same bytes, and the arithmetic of our own kernels
-on numbers in L1. And np.exp, for a sense of what a small call costs.
+on numbers in L1. np.exp, for a sense of what a small call costs. And our own time for the same numbers in the memory
+order that suits best, for what a layout or an axis costs.
 
 Makers are those of bench/contenders.py. Their calls may do another amount of work than the case once: `call.work` says
 how many times.
@@ -12,15 +13,19 @@ import platform
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from bench.cases import REDUCTIONS, numpy_dtype
+from bench.contenders import CONTENDERS, OURS
 from fastsoftmax import _core
 from tests.toolchains import ROOT, isa_flags
 
 NATIVE = Path(__file__).parent / "native"
 CHUNK = {"float32": 2048, "float64": 1024}  # with its output, 16 KB: in any L1
+COMPUTED_IN = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 PASSES = 20  # of native/yardsticks.c
 NEW_PAGES = 1 << 20  # from this many bytes on, a new output is memory that is new to the process
 SMALL = 10000  # elements up to which np.exp is of interest
@@ -46,11 +51,17 @@ def native():
         library.parent.mkdir(parents=True, exist_ok=True)
         partial = library.with_suffix(f".{os.getpid()}")
         flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", *isa_flags(machine)[isa]]
-        probe = f'-DFSM_PROBE="{NATIVE / "floor.h"}"'
-        flags += [probe, f"-I{ROOT / 'csrc'}", *map(str, sources), "-lm", "-lpthread", "-o", str(partial)]
+        flags += [f"-DBENCH_ISA=fsm_isa_{isa}", f"-I{ROOT / 'csrc'}", *map(str, sources)]
+        flags += ["-lm", "-lpthread", "-o", str(partial)]
         subprocess.run([*command, *flags], check=True)
         os.replace(partial, library)
     return ctypes.CDLL(str(library))
+
+
+def has_limit(case):
+    """There are a copy and an arithmetic to compare with: as large a result, of floats, without extras."""
+    plain = case.op not in REDUCTIONS and not case.mask and case.temperature == 1
+    return native() is not None and plain and case.dtype in COMPUTED_IN
 
 
 def with_work(call, work):
@@ -59,12 +70,14 @@ def with_work(call, work):
 
 
 def numpy_copyto(case, x, threads):
+    if case.op in REDUCTIONS:
+        return None
     if case.out:
-        y = np.empty_like(x)
+        y = case.output()
         return lambda: np.copyto(y, x)
 
     def new():
-        y = np.empty_like(x)
+        y = case.output()
         np.copyto(y, x)
         return y
 
@@ -72,7 +85,7 @@ def numpy_copyto(case, x, threads):
 
 
 def numpy_exp(case, x, threads):
-    if case.elements > SMALL:
+    if case.elements > SMALL or case.dtype not in COMPUTED_IN:
         return None
     x = -np.abs(x)  # no overflow, as in a softmax
     if case.out:
@@ -89,7 +102,7 @@ def c_copy(past_caches):
     """A maker of copies in C, shared by the threads where there are several."""
 
     def maker(case, x, threads):
-        if native() is None:
+        if not has_limit(case):
             return None
         n = case.nbytes
         source = np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8)
@@ -108,22 +121,33 @@ def c_copy(past_caches):
     return maker
 
 
-def arithmetic(dtype, units, threads):
-    """A call that does the arithmetic of a softmax in L1 on so many threads, and for how many elements."""
-    n = CHUNK[dtype]
+def arithmetic(op, dtype, units, threads):
+    """A call that does the arithmetic of an operation in L1 on so many threads, and for how many elements."""
+    n, number = CHUNK[dtype], list(_core.ops()).index(op)
     x = np.random.default_rng(0).standard_normal(n, dtype=dtype) * 4
-    one = getattr(native(), f"fsm_floor_f{x.itemsize * 8}_{_core.active_isa()}")
     work = native().bench_floor
-    return lambda: work(one, pointer(x), ctypes.c_ssize_t(n), ctypes.c_ssize_t(units), threads), units * PASSES * n
+    return lambda: work(number, x.itemsize, pointer(x), ctypes.c_ssize_t(n), ctypes.c_ssize_t(units), threads), (
+        units * PASSES * n
+    )
 
 
 def floor(case, x, threads):
     """The arithmetic for the elements of the case."""
-    if native() is None:
+    if not has_limit(case):
         return None
-    call, elements = arithmetic(case.dtype, 5 if threads == 1 else 40 * threads, threads)
+    call, elements = arithmetic(case.op, COMPUTED_IN[case.dtype], 5 if threads == 1 else 40 * threads, threads)
     return with_work(call, elements / case.elements)
 
 
+def as_rows(case, x, threads):
+    """Our own call for the same numbers as rows of an ordinary array, where x is something else."""
+    if case.layout == "C" and case.axes == (len(case.shape) - 1,):
+        return None
+    rows = np.ascontiguousarray(case.rows(x), numpy_dtype(case.dtype))
+    maker = next(contender.ops[case.op] for contender in CONTENDERS if contender.name == OURS)
+    return maker(replace(case, shape=rows.shape, axis=-1, layout="C"), rows, threads)
+
+
 COPIES = {"copy": c_copy(0), "streaming copy": c_copy(1)}
-YARDSTICKS = {"np.copyto": numpy_copyto, "np.exp": numpy_exp, **COPIES, "floor": floor}
+AS_ROWS = "as rows"
+YARDSTICKS = {"np.copyto": numpy_copyto, "np.exp": numpy_exp, **COPIES, "floor": floor, AS_ROWS: as_rows}

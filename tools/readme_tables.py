@@ -48,6 +48,8 @@ def benchmark(report):
         if rows:
             parts.append(details(f"{title}: the numbers", header, rows))
     parts.append(tables.legend(report))
+    if report["memory"]:
+        parts += [tables.MEMORY + ":", details("Memory", *tables.memory_table(report))]
     return "\n\n".join(parts)
 
 

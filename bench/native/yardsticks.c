@@ -44,19 +44,25 @@ static void copy_past_caches(char *y, const char *x, ptrdiff_t n) {
 
 enum { PAGE = 4096 }; /* bytes in a unit of work */
 
-static void copy_pages(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end) {
-    copy_plainly((char *)args->y + begin * PAGE, (const char *)args->x + begin * PAGE, (end - begin) * PAGE);
+static void copy_pages(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    (void)scratch;
+    const ptrdiff_t from = begin * PAGE;
+    copy_plainly(args->operands[FSM_Y].data + from, args->operands[FSM_X].data + from, (end - begin) * PAGE);
 }
 
-static void copy_pages_past_caches(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end) {
-    copy_past_caches((char *)args->y + begin * PAGE, (const char *)args->x + begin * PAGE, (end - begin) * PAGE);
+static void copy_pages_past_caches(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    (void)scratch;
+    const ptrdiff_t from = begin * PAGE;
+    copy_past_caches(args->operands[FSM_Y].data + from, args->operands[FSM_X].data + from, (end - begin) * PAGE);
 }
 
 /* Copies n bytes `times` times. */
-void bench_copy(char *y, const char *x, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads);
+void bench_copy(char *y, char *x, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads);
 
-void bench_copy(char *y, const char *x, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads) {
-    fsm_args args = {.x = x, .y = y, .n = PAGE / sizeof(float), .ndim = 1, .shape = {n / PAGE}};
+void bench_copy(char *y, char *x, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads) {
+    fsm_args args = {.n = PAGE / sizeof(float), .ndim = 1, .shape = {n / PAGE}};
+    args.operands[FSM_X].data = x;
+    args.operands[FSM_Y].data = y;
     const ptrdiff_t rest = n / PAGE * PAGE;
     for (ptrdiff_t t = 0; t < times; t++) {
         if (rest)
@@ -66,30 +72,41 @@ void bench_copy(char *y, const char *x, ptrdiff_t n, ptrdiff_t times, int past_c
     }
 }
 
-/* ---- the arithmetic floor (floor.h), on every thread at once */
+/* ---- the arithmetic floor: a kernel on one row, again and again, which so stays in L1; on every thread at once */
 
-typedef void floor_function(const void *x, void *y, ptrdiff_t n, ptrdiff_t times);
+extern const fsm_isa BENCH_ISA; /* the build says which */
 
 typedef struct {
-    floor_function *floor;
-    const void *x;
-    ptrdiff_t n;
+    fsm_kernel *kernel;
+    fsm_args args; /* of PASSES rows, all in the same place */
 } floor_job;
 
 enum { PASSES = 20 }; /* in a unit of work */
 
-static void floor_units(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end) {
-    const floor_job *job = args->x;
+static void floor_units(const fsm_args *units, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const floor_job *job = (const void *)units->operands[FSM_X].data;
+    fsm_args args = job->args;
     double y[FSM_CHUNK];
+    args.operands[FSM_Y].data = (char *)y;
     for (ptrdiff_t i = begin; i < end; i++)
-        job->floor(job->x, y, job->n, PASSES);
+        job->kernel(&args, 0, PASSES, scratch);
 }
 
-/* Does the arithmetic of a chunk of n elements PASSES * units times. */
-void bench_floor(floor_function *floor, const void *x, ptrdiff_t n, ptrdiff_t units, int threads);
+/* Does the arithmetic of `op` for n <= FSM_CHUNK elements, of size 4 or 8, PASSES * units times. */
+void bench_floor(int op, int size, void *x, ptrdiff_t n, ptrdiff_t units, int threads);
 
-void bench_floor(floor_function *floor, const void *x, ptrdiff_t n, ptrdiff_t units, int threads) {
-    floor_job job = {floor, x, n};
-    fsm_args args = {.x = &job, .n = n * PASSES, .ndim = 1, .shape = {units}};
-    fsm_run(floor_units, &args, FSM_F32, threads);
+void bench_floor(int op, int size, void *x, ptrdiff_t n, ptrdiff_t units, int threads) {
+    const int dtype = size == 4 ? FSM_F32 : FSM_F64;
+    floor_job job = {
+        .kernel = BENCH_ISA.kernels[op][dtype],
+        .args = {.used = FSM_Y + 1, .n = n, .axes = 1, .length = {n}, .ndim = 1, .shape = {PASSES}, .temperature = 1},
+    };
+    for (int o = FSM_X; o <= FSM_Y; o++) {
+        job.args.operands[o].data = x; /* floor_units() has its own y */
+        job.args.operands[o].storage = size == 4 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
+        job.args.operands[o].step[0] = size;
+    }
+    fsm_args units_args = {.n = n * PASSES, .ndim = 1, .shape = {units}};
+    units_args.operands[FSM_X].data = (char *)&job;
+    fsm_run(floor_units, &units_args, dtype, threads);
 }
