@@ -218,22 +218,22 @@ def test_input_is_not_changed(op):
 # ---- dtype=
 
 
-@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("wanted", ["float16", "bfloat16", "float32", "float64", "longdouble"])
 @pytest.mark.parametrize("op", [op for op in _core.ops() if takes(op, "dtype")])
-def test_dtype(op, storage, wanted):
+def test_dtype(op, wanted):
     """The input is rounded to what the result's arithmetic is done in, the result is rounded once."""
-    result = STORAGES[wanted]
-    x = values_of(storage)
-    for values in (x, x.T, misaligned(x)):
-        for axis in (0, 1):
-            expected = call(op, values.astype(compute_of(result)), axis).astype(result)
-            got = call(op, values, axis, dtype=result)
-            assert got.dtype == result
-            assert_same_bits(got, expected)
-            out = np.zeros(expected.shape, result)
-            assert call(op, values, axis, dtype=result, out=out) is out
-            assert_same_bits(out, expected)
+    for storage in STORAGES:
+        result = STORAGES[wanted]
+        x = values_of(storage)
+        for values in (x, x.T, misaligned(x)):
+            for axis in (0, 1):
+                expected = call(op, values.astype(compute_of(result)), axis).astype(result)
+                got = call(op, values, axis, dtype=result)
+                assert got.dtype == result
+                assert_same_bits(got, expected)
+                out = np.zeros(expected.shape, result)
+                assert call(op, values, axis, dtype=result, out=out) is out
+                assert_same_bits(out, expected)
 
 
 def test_dtype_rounds_the_input():

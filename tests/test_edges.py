@@ -116,21 +116,19 @@ FLOATS = [name for name, dtype in STORAGES.items() if dtype.kind not in "biu"]
 
 
 @pytest.mark.parametrize(("case", "op"), [(case, op) for case, (_, _, results) in EDGES.items() for op in results])
-@pytest.mark.parametrize("storage", FLOATS)
-def test_edge(case, op, storage):
+def test_edge(case, op):
     row, options, results = EDGES[case]
-    x = np.array(row, STORAGES[storage])
-    epsilon = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-6}.get(storage.removeprefix("swapped "), 1e-15)
     expected = np.array(results[op], float)
-    with np.errstate(all="raise"):
-        got = np.asarray(call(op, x, **options))
-        np.testing.assert_allclose(got.astype(float), expected, rtol=epsilon, atol=epsilon)
-        # In a matrix, in rows and in columns, wherever the other elements of a long slice are masked or -inf.
-        matrix = np.tile(x, (40, 1))
-        assert_same_bits(call(op, matrix, **options), np.broadcast_to(got, (40, *got.shape)))
-        if "where" in options:
-            options = {**options, "where": np.broadcast_to(options["where"], x.shape)[:, None]}
-        assert_same_bits(call(op, matrix.T.copy(), 0, **options).T, np.broadcast_to(got, (40, *got.shape)))
+    by_column = {k: np.broadcast_to(v, len(row))[:, None] if k == "where" else v for k, v in options.items()}
+    for storage in FLOATS:
+        x = np.array(row, STORAGES[storage])
+        epsilon = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-6}.get(storage.removeprefix("swapped "), 1e-15)
+        with np.errstate(all="raise"):
+            got = np.asarray(call(op, x, **options))
+            np.testing.assert_allclose(got.astype(float), expected, rtol=epsilon, atol=epsilon, err_msg=storage)
+            many = np.broadcast_to(got, (40, *got.shape))
+            assert_same_bits(call(op, np.tile(x, (40, 1)), **options), many, storage)
+            assert_same_bits(call(op, np.tile(x[:, None], 40), 0, **by_column).T, many, storage)
 
 
 @pytest.mark.parametrize("storage", STORAGES)

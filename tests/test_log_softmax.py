@@ -52,16 +52,16 @@ def test_the_difference_may_overflow(isa, dtype):
 
 
 @pytest.mark.parametrize("gap", [1e-3, 0.3, 1, 5, 16, 17, 30, 37, 40, 60, 80, 87])
-@pytest.mark.parametrize("n", [2, 3, 40, 3000])
-def test_the_largest_element_keeps_its_digits(isa, dtype, n, gap):
-    gap = float(np.dtype(dtype).type(gap))
-    with mpmath.workprec(300):
-        exact = -mpmath.log1p((n - 1) * mpmath.exp(-mpmath.mpf(gap)))
-    for position in {0, 1, n // 2, n - 1}:
-        x = np.full((1, n), -gap, dtype)
-        x[0, position] = 0
-        for y in (fs.log_softmax(x), fs.log_softmax(np.repeat(x.T, 33, axis=1), axis=0).T[:1]):
-            assert ulp_error(y[0, position], np.array(exact, object)) <= MAX_ULP
+def test_the_largest_element_keeps_its_digits(isa, dtype, gap):
+    for n in (2, 3, 40, 3000):
+        gap = float(np.dtype(dtype).type(gap))
+        with mpmath.workprec(300):
+            exact = -mpmath.log1p((n - 1) * mpmath.exp(-mpmath.mpf(gap)))
+        for position in {0, 1, n // 2, n - 1}:
+            x = np.full((1, n), -gap, dtype)
+            x[0, position] = 0
+            for y in (fs.log_softmax(x), fs.log_softmax(np.repeat(x.T, 33, axis=1), axis=0).T[:1]):
+                assert ulp_error(y[0, position], np.array(exact, object)) <= MAX_ULP
 
 
 def test_all_digits_are_lost_only_below_the_smallest_number(dtype):

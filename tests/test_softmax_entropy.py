@@ -37,18 +37,18 @@ def test_known_values(isa, dtype):
 
 
 @pytest.mark.parametrize("gap", [1e-3, 0.3, 1, 5, 16, 17, 30, 37, 60, 80])
-@pytest.mark.parametrize("n", [2, 3, 40, 3000])
-def test_small_entropies_keep_their_digits(isa, dtype, n, gap):
+def test_small_entropies_keep_their_digits(isa, dtype, gap):
     """(n - 1) (1 + gap) exp(-gap) and less: p log p of the largest one is lost in 1 - p."""
-    gap = float(np.dtype(dtype).type(gap))
-    with mpmath.workprec(300):
-        others = (n - 1) * mpmath.exp(-mpmath.mpf(gap))
-        exact = np.array(mpmath.log1p(others) + gap * others / (1 + others), object)
-    for position in {0, 1, n // 2, n - 1}:
-        x = np.full((1, n), -gap, dtype)
-        x[0, position] = 0
-        assert ulp_error(fs.softmax_entropy(x)[0], exact) <= MAX_ULP
-        assert ulp_error(fs.softmax_entropy(np.repeat(x.T, 33, axis=1), axis=0)[32], exact) <= MAX_ULP
+    for n in (2, 3, 40, 3000):
+        gap = float(np.dtype(dtype).type(gap))
+        with mpmath.workprec(300):
+            others = (n - 1) * mpmath.exp(-mpmath.mpf(gap))
+            exact = np.array(mpmath.log1p(others) + gap * others / (1 + others), object)
+        for position in {0, 1, n // 2, n - 1}:
+            x = np.full((1, n), -gap, dtype)
+            x[0, position] = 0
+            assert ulp_error(fs.softmax_entropy(x)[0], exact) <= MAX_ULP
+            assert ulp_error(fs.softmax_entropy(np.repeat(x.T, 33, axis=1), axis=0)[32], exact) <= MAX_ULP
 
 
 def test_it_is_the_sum_of_p_log_p(isa):
