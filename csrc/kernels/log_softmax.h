@@ -5,28 +5,25 @@
 typedef struct {
     real max[LANES], tail[LANES], alone[LANES];
     ptrdiff_t index[LANES]; /* of the maximum that is alone, or -1 */
-    real unit;              /* 0.5 if x - max may overflow, else 1; x and max are taken times that */
+    real unit[LANES];       /* 0.5 if x - max may overflow, else 1; x and max are taken times that */
 } FN(log_softmax_plan);
 
 FSM_OUTLINE_ void FN(log_softmax_plan_of)(FN(log_softmax_plan) * plan, const FN(log_state) * s, int count) {
     double tails[LANES];
     FN(log_tails)(s, count, tails);
-    plan->unit = 1;
-    for (int j = 0; j < LANES; j++) {
-        plan->max[j] = plan->tail[j] = plan->alone[j] = 0;
-        plan->index[j] = -1;
-        if (j >= count)
-            continue;
-        const real max = (real)s->max[j];
-        if (max > (real)0x1p100)
-            plan->unit = (real)0.5;
+    for (int j = 0; j < count; j++) {
+        const real max = (real)s->max[j], tail = (real)tails[j];
+        const bool alone = tails[j] < MIN_NORMAL, huge = max > (real)0x1p100 && isfinite(max);
         plan->max[j] = max < MIN_NORMAL && max > -MIN_NORMAL ? 0 : max;
-        if (tails[j] >= MIN_NORMAL) {
-            plan->tail[j] = (real)tails[j];
-        } else if (tails[j] > 0) {
-            plan->index[j] = s->index[j];
-            plan->alone[j] = (real)-tails[j];
-        }
+        plan->unit[j] = huge ? (real)0.5 : 1;
+        plan->tail[j] = alone ? 0 : tail;
+        plan->alone[j] = -tail;
+        plan->index[j] = alone && tails[j] > 0 ? s->index[j] : -1;
+    }
+    for (int j = count; j < LANES; j++) { /* columns that do not exist */
+        plan->max[j] = plan->tail[j] = 0;
+        plan->unit[j] = 1;
+        plan->index[j] = -1;
     }
 }
 
@@ -79,11 +76,12 @@ FSM_INLINE void FN(log_softmax_group)(const FN(group) * g, FN(log_state) * state
             real *y = y_ready ? FN(in_place)(g, FSM_Y, t, c) : FN(in_scratch)(g, t, c);
             const vec max = columns ? vec_load(plan->max) : vec_set1(plan->max[j]);
             const vec tail = columns ? vec_load(plan->tail) : vec_set1(plan->tail[j]);
+            const vec unit = columns ? vec_load(plan->unit) : vec_set1(plan->unit[j]);
             const FN(log_softmax_terms) terms = {
-                .max = vec_mul(max, vec_set1(plan->unit)),
+                .max = vec_mul(max, unit),
                 .minus_tail = vec_sub(vec_set1(0), tail),
-                .unit = vec_set1(plan->unit),
-                .beta = vec_set1(g->beta.hi / plan->unit),
+                .unit = unit,
+                .beta = vec_mul(vec_set1(g->beta.hi), vec_sub(vec_set1(3), vec_add(unit, unit))), /* beta / unit */
             };
             if (state->careful[j])
                 FN(log_softmax_careful)(x, y, count * width, &terms);
