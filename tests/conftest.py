@@ -43,3 +43,8 @@ def isa(request):
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     return request.param
+
+
+@pytest.fixture(params=_core.ops())
+def op(request):
+    return request.param

@@ -1,49 +1,277 @@
-"""The oracle: slow, obvious, and more precise than what it judges."""
+"""The oracles: slow, obvious, and more precise than what they judge.
+
+Each takes what the function of its name takes, and gives the exact result of the very input bits with at least 61
+correct bits: as longdouble, or where that is not enough as an object array of mpf with 200 bits.
+tests/test_reference.py holds them to the textbook formulas in mpmath.
+"""
 
 import mpmath
 import numpy as np
 
-_LONG_DOUBLE = np.finfo(np.longdouble).nmant >= 63
+LONG = np.longdouble
+WIDE = np.finfo(LONG).nmant >= 63
+BITS = 200
 
 
-def exact_softmax(x, axis=-1):
-    """softmax of the given numbers with at least 62 correct bits, as longdouble (or, without one, as object)."""
-    if x.shape[axis] == 0 or x.size == 0:
-        return x.astype(np.longdouble)
-    if not _LONG_DOUBLE and x.dtype == np.float64:
-        return np.apply_along_axis(mpmath_softmax, axis, x)
-    x = x.astype(np.longdouble)
-    with np.errstate(invalid="ignore", under="ignore", over="ignore"):
-        largest = x.max(axis=axis, keepdims=True)
-        d = x - largest
-        # The rounding error of d, by TwoSum: it would be a relative error of the exponential.
-        of_b = d - x
-        lost = (x - (d - of_b)) + (-largest - of_b)
-        e = np.exp(d) * (1 + np.where(np.isfinite(lost), lost, 0))
-        return e / e.sum(axis=axis, keepdims=True)
+# ---- normalizers
 
 
-def mpmath_softmax(row):
-    """softmax of one finite row with 200 bits, as an array of mpf."""
-    with mpmath.workprec(200):
-        e = [mpmath.exp(mpmath.mpf(float(value))) for value in row]
-        total = mpmath.fsum(e)
-        return np.array([value / total for value in e], dtype=object)
+def exact_softmax(x, axis=-1, *, where=None, temperature=1.0, all_neg_inf="nan"):
+    s = Slices(x, axis, where, temperature)
+    return s.normalized(lambda: s.e / (1 + s.others), 0, all_neg_inf)
 
 
-def ulp_error(got, exact):
-    """|got - exact| in units in the last place of `exact` as a number of got's dtype; for a subnormal, in units
-    of the smallest subnormal."""
+def exact_log_softmax(x, axis=-1, *, where=None, temperature=1.0, all_neg_inf="nan"):
+    s = Slices(x, axis, where, temperature)
+    return s.normalized(lambda: s.d + (s.lost - log1p(s.others)), -np.inf, all_neg_inf)
+
+
+# ---- reductions
+
+
+def exact_logsumexp(a, axis=None, *, b=None, where=None, keepdims=False, return_sign=False):
+    s = WeightedSlices(a, axis, b, where)
+    value, sign = s.reduced(lambda: s.largest + s.log, keepdims), s.reduced(lambda: s.sign, keepdims)
+    return (value, sign) if return_sign else np.where(sign < 0, np.nan, value)
+
+
+def exact_logmeanexp(a, axis=None, *, where=None, keepdims=False):
+    s = WeightedSlices(a, axis, None, where)
+    return s.reduced(lambda: np.where(s.count, s.largest + (s.log - s.log_count), np.nan), keepdims)
+
+
+def exact_softmax_entropy(x, axis=-1, *, where=None, temperature=1.0):
+    s = Slices(x, axis, where, temperature)
+
+    def entropy():
+        e_times_d = np.where(s.live, s.e * s.d, 0)
+        h = log1p(s.others) - e_times_d.sum(axis=1, keepdims=True) / (1 + s.others)
+        return np.where(s.spoilt | s.all_neg_inf, np.nan, h)
+
+    return s.reduced(entropy)
+
+
+ORACLES = {
+    "softmax": exact_softmax,
+    "log_softmax": exact_log_softmax,
+    "logsumexp": exact_logsumexp,
+    "logmeanexp": exact_logmeanexp,
+    "softmax_entropy": exact_softmax_entropy,
+}
+
+
+# ---- the largest term of a sum that may cancel: what the error of its result is measured by
+
+
+def largest_term_of_logsumexp(a, axis=None, *, b=None, where=None, keepdims=False):
+    s = WeightedSlices(a, axis, b, where)
+    return s.reduced(lambda: np.maximum(abs(s.largest), abs(s.log)), keepdims)
+
+
+def largest_term_of_logmeanexp(a, axis=None, *, where=None, keepdims=False):
+    s = WeightedSlices(a, axis, None, where)
+    return s.reduced(lambda: np.maximum(np.maximum(abs(s.largest), abs(s.log)), s.log_count), keepdims)
+
+
+LARGEST_TERMS = {"logsumexp": largest_term_of_logsumexp, "logmeanexp": largest_term_of_logmeanexp}
+
+
+# ---- what they share
+
+
+class Slices:
+    """The slices of x along the joined axes, each in C order over these, as the rows of matrices:
+
+    take      which elements take part
+    live      those of them that are finite
+    largest   m, the largest live one, or 0
+    d + lost  (x - m) / temperature to twice the precision; -inf where an element is not live
+    e         exp(d + lost)
+    first     where the first largest one stands
+    others    the sum of e without its e, which is 1
+    """
+
+    def __init__(self, x, axis, where=None, temperature=1.0):
+        x = np.asarray(x)
+        if x.dtype.kind in "biu":
+            x = x.astype(np.float64)
+        wide_enough = x.dtype != LONG and (WIDE or (x.dtype != np.float64 and temperature == 1))
+        self.number = as_long if wide_enough else as_mpf
+        self.shape = x.shape
+        self.joined = joined_axes(axis, x.ndim)
+        self.order = [i for i in range(x.ndim) if i not in self.joined] + self.joined
+
+        self.take = take = self.rows(True if where is None else where)
+        self.count = take.sum(axis=1, keepdims=True)
+        x = as_long(self.rows(x))
+        self.live = live = take & np.isfinite(x)
+        self.spoilt = (take & (np.isnan(x) | (x == np.inf))).any(axis=1, keepdims=True)
+        self.all_neg_inf = (self.count > 0) & (~take | (x == -np.inf)).all(axis=1, keepdims=True)
+        self.x = x
+
+        with mpmath.workprec(BITS), np.errstate(all="ignore"):
+            x = np.where(live, self.number(x), -np.inf)
+            largest = x.max(axis=1, keepdims=True, initial=-np.inf)
+            self.largest = largest = np.where(live.any(axis=1, keepdims=True), largest, 0)
+            d, lost = divide(*two_sum(x, -largest), temperature)
+            self.d, self.lost = np.where(live, d, -np.inf), np.where(live, lost, 0)
+            self.e = exp(self.d) * (1 + self.lost)
+            self.first = live & (x == largest)
+            self.first &= self.first.cumsum(axis=1) == 1
+            self.others = np.where(self.first, 0, self.e).sum(axis=1, keepdims=True)
+
+    def rows(self, a):
+        """A matrix of what broadcasts to the shape of x."""
+        a = np.broadcast_to(a, self.shape).transpose(self.order)
+        kept = len(self.shape) - len(self.joined)
+        return np.ascontiguousarray(a).reshape(np.prod(a.shape[:kept], dtype=int), np.prod(a.shape[kept:], dtype=int))
+
+    def normalized(self, formula, absent, all_neg_inf):
+        """An array in the shape of x of the rows that formula() gives. absent: of elements that take no part."""
+        with mpmath.workprec(BITS), np.errstate(all="ignore"):
+            y = np.where(self.spoilt, np.nan, formula())
+        y = np.where(self.all_neg_inf, np.nan if all_neg_inf == "nan" else absent, y)
+        y = np.where(self.take, y, absent)
+        return y.reshape([self.shape[i] for i in self.order]).transpose(np.argsort(self.order))
+
+    def reduced(self, formula, keepdims=False):
+        """An array of the column that formula() gives, in the shape of x without the joined axes."""
+        with mpmath.workprec(BITS), np.errstate(all="ignore"):
+            y = formula()
+        kept = [1 if i in self.joined else n for i, n in enumerate(self.shape) if keepdims or i not in self.joined]
+        return y.reshape(kept)
+
+
+class WeightedSlices(Slices):
+    """With the sum of b * exp(x) over each row as sign * exp(m + log)."""
+
+    def __init__(self, x, axis, b, where):
+        if b is not None:
+            x, b = np.broadcast_arrays(x, b)
+            where = (b != 0) & (True if where is None else where)
+        super().__init__(x, axis, where)
+        with mpmath.workprec(BITS), np.errstate(all="ignore"):
+            w = np.where(self.take, 1 if b is None else self.number(as_long(self.rows(b))), 0)
+            e = np.where(self.take & ~self.live & (self.x != -np.inf), self.x, self.e)  # NaN and inf are their own
+            total = (w * e).sum(axis=1, keepdims=True)
+            excess = np.where(self.first, w - 1, w * e).sum(axis=1, keepdims=True)  # total - 1, small terms kept
+            near_1 = self.live.any(axis=1, keepdims=True) & (abs(excess) < 0.5)
+            self.log = np.where(near_1, log1p(np.where(near_1, excess, 0)), log(abs(total)))
+            self.sign = np.where(total > 0, 1, np.where(total < 0, -1, np.where(total == 0, 0, np.nan)))
+            self.log_count = log(self.number(as_long(self.count)))
+
+
+def joined_axes(axis, ndim):
+    if axis is None or ndim == 0:
+        return list(range(ndim))
+    return sorted(i % ndim for i in ((axis,) if np.ndim(axis) == 0 and not isinstance(axis, tuple) else axis))
+
+
+# ---- arithmetic on arrays of longdouble and on object arrays of mpf
+
+
+def as_long(a):
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return np.asarray(a).astype(LONG)
+
+
+def _exactly(value):
+    """A real number as an mpf, exactly: a longdouble in pieces that are doubles."""
+    mantissa, exponent = np.frexp(LONG(value))
+    if not np.isfinite(mantissa):
+        return mpmath.mpf(float(value))
+    pieces = []
+    while mantissa:
+        pieces.append(mpmath.mpf(float(mantissa)))
+        mantissa -= LONG(float(mantissa))
+    with mpmath.workprec(BITS):
+        return mpmath.ldexp(mpmath.fsum(pieces), int(exponent))
+
+
+_as_mpf = np.frompyfunc(_exactly, 1, 1)
+_still_mpf = np.frompyfunc(lambda value: value if isinstance(value, mpmath.mpf) else mpmath.mpf(value), 1, 1)
+
+
+def as_mpf(a):
+    a = np.asarray(a)
+    return np.asarray((_still_mpf if a.dtype == object else _as_mpf)(a), dtype=object)
+
+
+def _either(name):
+    of_mpf = np.frompyfunc(getattr(mpmath, name), 1, 1)
+    return lambda a: of_mpf(a) if a.dtype == object else getattr(np, name)(a)
+
+
+exp, log, log1p = _either("exp"), _either("log"), _either("log1p")
+
+
+def two_sum(a, b):
+    """a + b as a sum and its rounding error (Knuth)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
+
+
+def halves(a, splitter):
+    """a as a sum of two numbers that have half its bits (Veltkamp)."""
+    shifted = a * splitter
+    high = shifted - (shifted - a)
+    return high, a - high
+
+
+def divide(d, lost, t):
+    """(d + lost) / t as a quotient and its rounding error."""
+    if t == 1:
+        return d, lost
+    if t == np.inf:
+        return d * 0, lost * 0
+    splitter = 2 ** (np.finfo(LONG).nmant // 2 + 1) + 1
+    t = _exactly(t) if d.dtype == object else LONG(t)
+    q = d / t
+    product = q * t
+    (q1, q2), (t1, t2) = halves(q, splitter), halves(t, splitter)
+    error = ((q1 * t1 - product) + q1 * t2 + q2 * t1) + q2 * t2  # of the product (Dekker)
+    return q, ((d - product) - error + lost) / t
+
+
+# ---- comparison
+
+
+def ulp_error(got, exact, largest_term=None):
+    """|got - exact| in units in the last place of `exact` as a number of got's dtype, or of `largest_term` if that is
+    given; for a subnormal, in units of the smallest subnormal. Between NaN and NaN, or equal infinities (or one, and
+    an exact result beyond the dtype's range): 0; between one of them and anything else: inf."""
+    shape = np.shape(got)
+    got, exact = np.atleast_1d(got), np.atleast_1d(exact)
+    largest_term = None if largest_term is None else np.atleast_1d(largest_term)
     fmt = np.finfo(got.dtype)
-    with np.errstate(under="ignore"):
-        exponent = np.frexp(np.maximum(exact.astype(np.longdouble), fmt.smallest_normal))[1] - 1
-        unit = np.ldexp(np.longdouble(1), exponent - fmt.nmant)
-        return (np.abs(got.astype(np.longdouble) - exact) / unit).astype(np.float64)
+    number = as_mpf if got.dtype == LONG or exact.dtype == object else as_long
+    with mpmath.workprec(BITS), np.errstate(all="ignore"):
+        got, exact, most, least = map(number, (got, exact, fmt.max, fmt.smallest_normal))
+        exact = np.where(abs(exact) <= most, exact, np.where(exact > 0, np.inf, np.where(exact < 0, -np.inf, np.nan)))
+        magnitude = abs(exact if largest_term is None else number(largest_term))
+        magnitude = np.where((magnitude > least) & (magnitude < np.inf), magnitude, least)
+        unit = np.ldexp(LONG(1), exponent(magnitude) - fmt.nmant)
+        error = (abs(got - exact) / number(unit)).astype(np.float64)
+        same = (got == exact) | ((got != got) & (exact != exact))
+    return np.where(same, 0, np.where(np.isnan(error), np.inf, error)).reshape(shape)[()]
+
+
+_exponent_of_mpf = np.frompyfunc(lambda value: mpmath.frexp(value)[1], 1, 1)
+
+
+def exponent(a):
+    """floor(log2(a))."""
+    return (_exponent_of_mpf(a).astype(int) if a.dtype == object else np.frexp(a)[1]) - 1
 
 
 def bits(a):
     """The bit patterns of a, for exact comparison."""
-    return np.ascontiguousarray(a).view(f"u{a.dtype.itemsize}")
+    a = np.ascontiguousarray(a)
+    if a.dtype.newbyteorder("=") == LONG:
+        a = a.astype(LONG).view(np.uint8).reshape(*a.shape, LONG().itemsize)
+        return a[..., : np.finfo(LONG).nmant // 8 + 3]  # the others are padding
+    return a.view(f"u{a.dtype.itemsize}")
 
 
 def assert_same_bits(a, b, message=""):

@@ -73,3 +73,63 @@ def adversarial(dtype, count=300, seed=1):
         if rng.random() < 0.2 and n > 1:
             row[rng.integers(1, n) :: rng.integers(1, 9)] = rng.choice([-np.inf, -1e30])
         yield f"adversarial {i}", row[None].astype(dtype)
+
+
+def confident(dtype):
+    """(name, rows) on which log(sum) is lost in the largest element: one element, or a few equal ones, far above the
+    others. In chunks of 2048, as the kernels merge them."""
+    rng = np.random.default_rng(6)
+    for n in (1, 2, 5, 33, 100, 1000):
+        yield f"N(-40,15) n={n}", (rng.standard_normal((4, n)) * 15 - 40).astype(dtype)
+        row = -abs(rng.standard_normal((4, n)) * 15 + 40)
+        row[np.arange(4), rng.integers(0, n, 4)] = 0
+        yield f"0 in N(-40,15) n={n}", row.astype(dtype)
+    gaps = [1e-3, 0.03, 0.5, 1, 3, 8, 15, 20, 37, 50, 80, 87, 100, 103.5, 110, 150, 200]
+    if dtype == "float64":
+        gaps += [500, 700, 710, 740, 750]
+    for n in (2, 3, 40, 2049, 5000):
+        for position in sorted({0, 1, n // 2, n - 1}):
+            row = np.repeat(-np.array(gaps)[:, None], n, axis=1)
+            row[:, position] = 0
+            yield f"gaps around {position} of {n}", row.astype(dtype)
+            yield f"gaps around {position} of {n}, at 7.3", (row + 7.3).astype(dtype)
+    row = rng.standard_normal((6, 300)) * 5 - 60
+    for i, repeats in enumerate((1, 2, 3, 8, 100, 300)):
+        row[i, rng.permutation(300)[:repeats]] = 3.7
+    yield "the largest repeated", row.astype(dtype)
+
+    far = rng.standard_normal((4, 7000)) * 3 - 50
+    for first, second in ((5, 2050), (2047, 2048), (4096, 6999), (0, 6144)):
+        pair = far.astype(dtype)
+        pair[:, first] = pair[:, second] = 1.3
+        yield f"equal maxima at {first} and {second}", pair
+        pair = pair.copy()
+        pair[::2, first] = pair[1::2, second] = np.nextafter(pair[0, first], pair.dtype.type(9))
+        yield f"neighbouring maxima at {first} and {second}", pair
+        pair = pair.copy()
+        pair[:, second] = [0, -5, -25, -60]
+        yield f"maxima at {first} and {second}", pair
+    for start in (0, 2048, 4096):
+        row = far.astype(dtype)
+        row[:, 3000] = 20
+        row[:, start : start + 2048] = -np.inf
+        yield f"a chunk of -inf from {start}", row
+    row = np.full((3, 7000), -np.inf, dtype)
+    row[0, 0], row[1, 3000], row[2, 6999] = -3, 100, 1e9
+    yield "one element in chunks of -inf", row
+    for step in (12, -12):
+        yield f"maxima that change by {step} a chunk", (far + np.arange(7000) // 2048 * step).astype(dtype)
+
+    # Beyond 2^21 in magnitude a row's maximum is subtracted; here some chunks' are and others' are not.
+    for offsets in ([0, 3e6, -3e6, 1], [3e6, 0, 0, 3e6], [-3e6, -3e6, -2e6, -5e6], [0, -3e6, 2.09e6, 2.1e6]):
+        row = (far + 50 + np.repeat(offsets, 2048)[:7000]).astype(dtype)
+        yield f"chunks at {offsets}", row
+
+
+def short(dtype, count=1500):
+    """(name, rows): many short rows, on which the last roundings show."""
+    rng = np.random.default_rng(7)
+    for n in (2, 3, 5, 10, 33):
+        for spread, offset in ((0.01, 0), (0.3, 0.3), (1, 0), (1, -1), (5, 5), (30, 0)):
+            rows = rng.standard_normal((count, n)) * spread + offset
+            yield f"{count} of N({offset},{spread}) n={n}", rows.astype(dtype)

@@ -1,15 +1,18 @@
 """The same bits, wherever a row lies and whatever computes it. tests/test_native.py adds other compilers and
 machines."""
 
+import functools
+
 import numpy as np
 import pytest
 from conftest import USABLE_ISAS, running_on
+from contract import NORMALIZERS, call, takes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import assert_same_bits
-from rows import LENGTHS, adversarial, breakers, ordinary
+from reference import assert_same_bits, joined_axes
+from rows import LENGTHS, adversarial, breakers, confident, ordinary
 
-import fastsoftmax as fs
+from fastsoftmax import _core
 
 FMA_ISAS = [isa for isa in USABLE_ISAS if isa != "base"]
 
@@ -20,105 +23,239 @@ def fma_isa(request):
         yield request.param
 
 
-@pytest.mark.parametrize("rows", [ordinary, breakers, adversarial])
-def test_every_isa_gives_the_bits_of_scalar(fma_isa, dtype, rows):
-    for name, x in rows(dtype):
-        with running_on("scalar"):
-            expected = fs.softmax(x)
-        assert_same_bits(fs.softmax(x), expected, name)
-        assert_same_bits(fs.softmax(x.T, axis=0).T, expected, name)
+@functools.cache
+def scalar_results(op, dtype, rows):
+    with running_on("scalar"):
+        return [(name, x, call(op, x)) for name, x in rows(dtype)]
+
+
+@pytest.mark.parametrize("rows", [ordinary, breakers, adversarial, confident])
+def test_every_isa_gives_the_bits_of_scalar(fma_isa, dtype, op, rows):
+    cases = scalar_results(op, dtype, rows)
+    for name, x, expected in cases[:100] if fma_isa == "scalar" else cases:
+        assert_same_bits(call(op, x), expected, name)
+        assert_same_bits(call(op, x.T, 0).T, expected, name)
         columns = np.repeat(x.T, 20, axis=1)  # whole strips, where x.T has single columns
-        assert_same_bits(fs.softmax(columns, axis=0), np.repeat(expected.T, 20, axis=1), name)
+        if columns.size < 300_000:
+            assert_same_bits(call(op, columns, 0), np.repeat(expected.T, 20, axis=-1), name)
+
+
+def test_every_isa_gives_the_bits_of_scalar_with_options(fma_isa, dtype, op):
+    rng = np.random.default_rng(0)
+    for name, x in [*adversarial(dtype, count=60), *confident(dtype)]:
+        x = x[:2, :3000]
+        options = {"where": rng.random(x.shape) < 0.8}
+        if takes(op, "temperature"):
+            options["temperature"] = float(rng.choice([0.7, 1e-3, 300, 2, np.inf]))
+        if takes(op, "all_neg_inf"):
+            options["all_neg_inf"] = "zero"
+        if takes(op, "b") and rng.random() < 0.5:
+            options |= {"b": rng.standard_normal(x.shape).astype(dtype), "return_sign": True}
+        transposed = {k: v.T if isinstance(v, np.ndarray) else v for k, v in options.items()}
+        with running_on("scalar"):
+            expected = np.atleast_2d(call(op, x, **options))
+        assert_same_bits(np.atleast_2d(call(op, x, **options)), expected, name)
+        columns = call(op, np.ascontiguousarray(x.T), 0, **transposed)
+        assert_same_bits(np.atleast_2d(columns if op == "logsumexp" else columns.T), expected, name)
 
 
 @pytest.mark.parametrize("n", LENGTHS)
-def test_alone_or_in_a_batch(isa, dtype, n):
+def test_alone_or_in_a_batch(isa, dtype, op, n):
     rng = np.random.default_rng(n)
     x = (rng.standard_normal((70, n)) * 10).astype(dtype)
-    whole = fs.softmax(x)
-    columns = fs.softmax(np.ascontiguousarray(x.T), axis=0)
+    whole = call(op, x)
+    columns = call(op, np.ascontiguousarray(x.T), 0).T
     for i in (0, 1, 31, 32, 69):
-        alone = fs.softmax(x[i])
+        alone = call(op, x[i])
         assert_same_bits(alone, whole[i])
-        assert_same_bits(alone, columns[:, i])
+        assert_same_bits(alone, columns[i])
 
 
-def test_a_neighbour_changes_nothing(isa, dtype):
+def test_a_neighbour_changes_nothing(isa, dtype, op):
     """Wide, shifted and NaN columns share their strip's variant with the others."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((300, 64)) * 3).astype(dtype)
-    expected = fs.softmax(x, axis=0)
+    expected = call(op, x, 0)
     for neighbour in (1e9, np.nan, np.inf, -np.inf, np.linspace(-200, 0, 300)):
         disturbed = x.copy()
         disturbed[:, 5] = neighbour
-        got = fs.softmax(disturbed, axis=0)
-        got[:, 5] = expected[:, 5]
+        got = call(op, disturbed, 0)
+        got[..., 5] = expected[..., 5]
+        assert_same_bits(got, expected)
+        mask = np.ones(x.shape, bool)
+        mask[:, 5] = rng.random(300) < 0.5
+        got = call(op, x, 0, where=mask)
+        got[..., 5] = expected[..., 5]
         assert_same_bits(got, expected)
 
 
 @pytest.mark.parametrize("n", [1, 3, 10, 33, 100, 1000, 2049, 5000])
-def test_alignment(isa, dtype, n):
+def test_alignment(isa, dtype, op, n):
     rng = np.random.default_rng(n)
     x = (rng.standard_normal((3, n)) * 4).astype(dtype)
-    expected = fs.softmax(x)
+    mask = rng.random((3, n)) < 0.7
+    expected = call(op, x)
+    every_second = call(op, x[:, ::-2].copy())
+    masked = call(op, x, where=mask)
     for offset in (*range(1, 9), 16, 32, 63):
-        raw_x = np.zeros(x.nbytes + 64, np.uint8)
-        raw_y = np.zeros(x.nbytes + 64, np.uint8)
+        raw_x, raw_y = np.zeros((2, x.nbytes + 64), np.uint8)
         moved = raw_x[offset : offset + x.nbytes].view(dtype).reshape(x.shape)
-        out = raw_y[64 - offset : 64 - offset + x.nbytes].view(dtype).reshape(x.shape)
         moved[...] = x
-        assert_same_bits(fs.softmax(moved, out=out), expected)
-        assert_same_bits(fs.softmax(moved[:, ::-2], out=out[:, ::-2]), fs.softmax(x[:, ::-2].copy()))
-        assert_same_bits(fs.softmax(moved, out=moved), expected)
+        moved_mask = np.zeros(mask.size + 64, bool)[offset : offset + mask.size].reshape(mask.shape)
+        moved_mask[...] = mask
+        assert_same_bits(call(op, moved), expected)
+        assert_same_bits(call(op, moved[:, ::-2]), every_second)
+        assert_same_bits(call(op, moved, where=moved_mask), masked)
+        if takes(op, "out"):
+            out = raw_y[64 - offset : 64 - offset + expected.nbytes].view(dtype).reshape(expected.shape)
+            assert_same_bits(call(op, moved, out=out), expected)
+            assert_same_bits(call(op, moved, where=moved_mask, out=out), masked)
+        if op in NORMALIZERS:
+            assert_same_bits(call(op, moved[:, ::-2], out=out[:, ::-2]), every_second)
+            assert_same_bits(call(op, moved, where=moved_mask, out=moved), masked)
+            moved[...] = x
+            assert_same_bits(call(op, moved, out=moved), expected)
+
+
+@st.composite
+def views(draw, values):
+    """The values in another memory order, with steps of either sign, in a larger array; and that array."""
+    order = draw(st.permutations(range(values.ndim)))
+    steps = [draw(st.sampled_from([1, 1, 2, 3, -1, -2])) for _ in values.shape]
+    big = np.zeros([values.shape[d] * abs(steps[d]) for d in order], values.dtype).transpose(np.argsort(order))
+    view = big[(..., *(slice(None, None, step) for step in steps))]
+    view[...] = values
+    return view, big
+
+
+@st.composite
+def axes(draw, ndim):
+    """One axis, several or all."""
+    some = st.lists(st.sampled_from(range(ndim)), unique=True, max_size=ndim)
+    signed = some.flatmap(lambda chosen: st.tuples(*(st.sampled_from([i, i - ndim]) for i in chosen)))
+    return draw(st.one_of(st.integers(-ndim, ndim - 1), st.integers(-ndim, ndim - 1), signed, st.none()))
+
+
+def laid_out_as_rows(op, x, axis, where, **options):
+    """The result by way of a contiguous matrix that has the joined axes' elements as rows."""
+    joined = joined_axes(axis, x.ndim)
+    order = [i for i in range(x.ndim) if i not in joined] + joined
+    rows = np.ascontiguousarray(x.transpose(order))
+    shape = rows.shape[: x.ndim - len(joined)]
+    n = int(np.prod(rows.shape[len(shape) :]))
+    if where is not None:
+        options["where"] = np.ascontiguousarray(where.transpose(order)).reshape(-1, n)
+    y = call(op, rows.reshape(-1, n), -1, **options)
+    return y.reshape(rows.shape).transpose(np.argsort(order)) if op in NORMALIZERS else y.reshape(shape)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.data())
+def test_axes_order_strides_masks_and_in_place(data):
+    op = data.draw(st.sampled_from(list(_core.ops())))
+    dtype = data.draw(st.sampled_from(["float32", "float64"]))
+    sides = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
+    shape = tuple(min(side, 8) if i > 1 else side for i, side in enumerate(sides))
+    shape = tuple(data.draw(st.permutations(shape)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    axis = data.draw(axes(len(shape)))
+    x = (rng.standard_normal(shape) * 5).astype(dtype)
+    options = {}
+    if takes(op, "temperature") and data.draw(st.booleans()):
+        options["temperature"] = 0.7
+    mask = rng.random(shape) < data.draw(st.sampled_from([0.1, 0.9])) if data.draw(st.booleans()) else None
+    expected = laid_out_as_rows(op, x, axis, mask, **options)
+
+    if mask is not None:
+        options["where"], _ = data.draw(views(mask))
+    view, big = data.draw(views(x))
+    before = big.copy()
+    assert_same_bits(call(op, view, axis, **options), expected)
+    np.testing.assert_array_equal(big, before)
+
+    if takes(op, "out"):
+        target, big = data.draw(views(np.zeros(expected.shape, dtype)))
+        big[...] = 7.25
+        assert call(op, x, axis, out=target, **options) is target
+        assert_same_bits(target, expected)
+        target[...] = 7.25
+        assert np.all(big == 7.25)  # nothing between the elements was touched
+
+    if op in NORMALIZERS:
+        assert call(op, view, axis, out=view, **options) is view
+        assert_same_bits(view, expected)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_axis_order_strides_and_in_place(data):
-    dtype = data.draw(st.sampled_from(["float32", "float64"]))
-    shape = tuple(data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=4)))
+def test_any_mask_that_broadcasts(data):
+    op = data.draw(st.sampled_from(list(_core.ops())))
+    shape = tuple(data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=3)))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    axis = data.draw(st.integers(0, len(shape) - 1))
-    x = (rng.standard_normal(shape) * 5).astype(dtype)
-    expected = np.moveaxis(fs.softmax(np.ascontiguousarray(np.moveaxis(x, axis, -1))), -1, axis)
-
-    # The same values in another memory order, with steps of either sign, in a larger array.
-    order = data.draw(st.permutations(range(len(shape))))
-    steps = [data.draw(st.sampled_from([1, 2, 3, -1, -2])) for _ in shape]
-    big = np.zeros([shape[d] * abs(steps[d]) for d in order], dtype).transpose(np.argsort(order))
-    view = big[tuple(slice(None, None, step) for step in steps)]
-    view[...] = x
-    before = big.copy()
-    assert_same_bits(fs.softmax(view, axis), expected)
-    np.testing.assert_array_equal(big, before)
-
-    out = np.zeros_like(big)
-    target = out[tuple(slice(None, None, step) for step in steps)]
-    assert fs.softmax(x, axis, out=target) is target
-    assert_same_bits(target, expected)
-    assert np.count_nonzero(out) <= x.size  # nothing between the elements was touched
-
-    assert fs.softmax(view, axis, out=view) is view
-    assert_same_bits(view, expected)
+    x = (rng.standard_normal(shape) * 5).astype(data.draw(st.sampled_from(["float32", "float64"])))
+    axis = data.draw(axes(len(shape)))
+    small = [n if data.draw(st.booleans()) else 1 for n in shape][data.draw(st.integers(0, len(shape))) :]
+    mask, _ = data.draw(views(rng.random(small) < 0.6)) if small else (np.True_, None)
+    full = np.ascontiguousarray(np.broadcast_to(mask, shape))
+    expected = call(op, x, axis, where=full)
+    assert_same_bits(call(op, x, axis, where=mask), expected)
+    assert_same_bits(call(op, x, axis, where=np.asarray(mask).tolist()), expected)
+    assert_same_bits(call(op, x, axis, where=np.broadcast_to(mask, shape)), expected)
 
 
-def test_broadcast_and_zero_strides(isa, dtype):
+def test_broadcast_and_zero_strides(isa, dtype, op):
     row = np.linspace(-3, 3, 50).astype(dtype)
-    expected = fs.softmax(row)
-    assert_same_bits(fs.softmax(np.broadcast_to(row, (20, 50))), np.broadcast_to(expected, (20, 50)))
+    expected = call(op, row)
+    assert_same_bits(call(op, np.broadcast_to(row, (20, 50))), np.broadcast_to(expected, (20, *np.shape(expected))))
     column = np.broadcast_to(row[:, None], (50, 40))
-    assert_same_bits(fs.softmax(column, axis=0), np.broadcast_to(expected[:, None], (50, 40)))
-    assert_same_bits(fs.softmax(column, axis=1), fs.softmax(column.copy(), axis=1))
+    assert_same_bits(call(op, column, 0).T, np.broadcast_to(expected, (40, *np.shape(expected))))
+    assert_same_bits(call(op, column, 1), call(op, column.copy(), 1))
+    everywhere = np.broadcast_to(np.array(2, dtype), (3, 40, 50))
+    for axis in (0, 1, 2, None, (0, 2)):
+        assert_same_bits(call(op, everywhere, axis), call(op, everywhere.copy(), axis))
 
 
-def test_a_range_of_work_units_is_a_range_of_the_result(isa, dtype):
-    """What threads will rely on: rows do not know which others are computed with them."""
+def test_a_range_of_work_units_is_a_range_of_the_result(isa, dtype, op):
+    """What threads rely on: rows do not know which others are computed with them."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((3, 50, 100)) * 4).astype(dtype)
     for axis in range(3):
-        whole = fs.softmax(x, axis)
         for cut_axis in set(range(3)) - {axis}:
             for cut in (1, 2):
-                head, tail = np.split(x, [cut], axis=cut_axis)
-                parts = [fs.softmax(part, axis) for part in (head, tail)]
-                assert_same_bits(np.concatenate(parts, axis=cut_axis), whole)
+                parts = [call(op, part, axis) for part in (x, *np.split(x, [cut], axis=cut_axis))]
+                if op not in NORMALIZERS:
+                    parts = [np.expand_dims(part, axis) for part in parts]
+                assert_same_bits(np.concatenate(parts[1:], axis=cut_axis), parts[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((2000, 900), 1),
+        ((2000, 900), 0),
+        ((2000, 900), None),
+        ((30, 100, 500), 1),
+        ((30, 100, 500), (0, 2)),
+        ((30, 100, 500), (0, 1)),
+        ((20000, 3), 1),
+        ((2, 900000), 1),
+        ((900000, 2), 0),
+        ((1, 1500001), 1),
+    ],
+)
+def test_same_bits_at_any_number_of_threads(dtype, op, shape, axis):
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(shape, dtype="float32") * 4).astype(dtype)
+    x.flat[:: x.size // 7] = 60  # the maximum is in another part than most elements
+    expected = call(op, x[..., ::-1], axis, num_threads=1)
+    assert_same_bits(call(op, x[..., ::-1], axis, num_threads=4), expected)
+    halves = x.astype("f2")
+    assert_same_bits(call(op, halves, axis, num_threads=4), call(op, halves, axis, num_threads=1))
+    mask = x > -3
+    for options in ({"where": mask, "temperature": 0.7} if takes(op, "temperature") else {"where": mask}, {}):
+        expected = call(op, x, axis, num_threads=1, **options)
+        for threads in (2, 4, 7):
+            assert_same_bits(call(op, x, axis, num_threads=threads, **options), expected)
+    if op in NORMALIZERS:
+        assert call(op, x, axis, out=x, num_threads=4) is x
+        assert_same_bits(x, expected)

@@ -113,17 +113,6 @@ FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff
     return vec_acc_fold(lanes);
 }
 
-/* One term of a tile's columns, or +0 beyond the end. */
-FSM_INLINE vec FN(term_columns)(const real *x, real *e, ptrdiff_t i, ptrdiff_t n, FN(exp_frame) frame,
-                                FN(terms) terms) {
-    if (i >= n)
-        return vec_set1(0);
-    vec a = FN(term)(vec_load(x + i * LANES), frame, terms);
-    if (e)
-        vec_store(e + i * LANES, a);
-    return a;
-}
-
 /* The same for the columns of a tile. */
 FSM_INLINE vec_acc FN(sum_columns_body)(const real *x, real *e, ptrdiff_t n, FN(exp_frame) frame, FN(terms) terms) {
     const int used = n < LANES ? (int)n : LANES;
@@ -133,11 +122,18 @@ FSM_INLINE vec_acc FN(sum_columns_body)(const real *x, real *e, ptrdiff_t n, FN(
     for (ptrdiff_t group = 0; group < n; group += 4 * LANES) {
         for (int j = 0; j < used && group + j < n; j++) {
             const ptrdiff_t i = group + j;
-            vec s0 = FN(term_columns)(x, e, i, n, frame, terms);
-            vec s1 = FN(term_columns)(x, e, i + LANES, n, frame, terms);
-            vec s2 = FN(term_columns)(x, e, i + 2 * LANES, n, frame, terms);
-            vec s3 = FN(term_columns)(x, e, i + 3 * LANES, n, frame, terms);
-            lanes[j] = vec_acc_add(lanes[j], vec_add(vec_add(s0, s2), vec_add(s1, s3)));
+            const int steps = i + 3 * LANES < n ? 4 : (int)((n - 1 - i) / LANES) + 1;
+            vec s[4];
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++)
+                s[step] = step < steps ? FN(term)(vec_load(x + (i + step * LANES) * LANES), frame, terms) : vec_set1(0);
+            if (e) {
+                FSM_UNROLL
+                for (int step = 0; step < 4; step++)
+                    if (step < steps)
+                        vec_store(e + (i + step * LANES) * LANES, s[step]);
+            }
+            lanes[j] = vec_acc_add(lanes[j], vec_add(vec_add(s[0], s[2]), vec_add(s[1], s[3])));
         }
     }
     /* vec_acc_fold, but across memory; a lane that was never used is 0 and changes nothing. */

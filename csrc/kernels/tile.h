@@ -30,24 +30,40 @@ typedef struct {
 /* Rows of a tile. */
 #define ROWS(columns) ((columns) ? LANES : 1)
 
+/* From element `i` on, of tile or row t, in the scratch: of the row if that is held, else of what is loaded. */
+FSM_INLINE_ real *FN(in_scratch)(const FN(group) * g, ptrdiff_t t, ptrdiff_t i) {
+    return g->scratch + t * g->pitch + (g->held ? i * ROWS(g->args->columns) : 0);
+}
+
+/* The same of a row, where it lies. */
+FSM_INLINE_ real *FN(in_place)(const FN(group) * g, int which, ptrdiff_t r, ptrdiff_t i) {
+    return (real *)(g->row.at[which] + r * g->args->operands[which].across) + i;
+}
+
+/* Whether the rows of an operand lie one after the other, as in the scratch. */
+FSM_INLINE_ bool FN(lies_in_one)(const FN(group) * g, int which) {
+    const fsm_operand *operand = &g->args->operands[which];
+    return g->pitch == g->args->n && operand->across == g->args->n * fsm_size_of[operand->storage] &&
+           fsm_is_contiguous(g->args, which);
+}
+
 /* Reads elements [begin, begin + count) of x; what takes no part is -inf. */
 FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
     const fsm_args *args = g->args;
-    const fsm_operand *x = &args->operands[FSM_X];
     const bool masked = args->operands[FSM_MASK].data;
+    real *to = FN(in_scratch)(g, 0, begin);
     if (args->columns) {
-        FN(load_columns)(args, FSM_X, g->row.at[FSM_X], begin, count, g->rows, g->scratch, g->pitch);
+        FN(load_columns)(args, FSM_X, g->row.at[FSM_X], begin, count, g->rows, to, g->pitch);
         if (masked)
-            FN(blank_columns)(args, g->row.at[FSM_MASK], begin, count, g->rows, g->scratch, g->pitch, -(real)INFINITY);
-    } else if (g->pitch == args->n && x->across == args->n * fsm_size_of[x->storage] &&
-               fsm_is_contiguous(args, FSM_X) && count == args->n && !masked) {
-        FN(load)(args, FSM_X, g->row.at[FSM_X], 0, g->rows * count, g->scratch);
+            FN(blank_columns)(args, g->row.at[FSM_MASK], begin, count, g->rows, to, g->pitch, -(real)INFINITY);
+    } else if (!masked && count == args->n && FN(lies_in_one)(g, FSM_X)) {
+        FN(load)(args, FSM_X, g->row.at[FSM_X], 0, g->rows * count, to);
     } else {
         for (ptrdiff_t r = 0; r < g->rows; r++) {
             const fsm_row row = fsm_row_across(g->row, args, r);
-            FN(load)(args, FSM_X, row.at[FSM_X], begin, count, g->scratch + r * g->pitch);
+            FN(load)(args, FSM_X, row.at[FSM_X], begin, count, to + r * g->pitch);
             if (masked)
-                FN(blank)(args, row.at[FSM_MASK], begin, count, g->scratch + r * g->pitch, -(real)INFINITY);
+                FN(blank)(args, row.at[FSM_MASK], begin, count, to + r * g->pitch, -(real)INFINITY);
         }
     }
 }
@@ -55,25 +71,14 @@ FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t
 /* Writes elements [begin, begin + count) of y. */
 FSM_OUTLINE_ void FN(store_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
     const fsm_args *args = g->args;
-    const fsm_operand *y = &args->operands[FSM_Y];
+    const real *from = FN(in_scratch)(g, 0, begin);
     if (args->columns)
-        FN(store_columns)(args, FSM_Y, g->row.at[FSM_Y], begin, count, g->rows, g->scratch, g->pitch);
-    else if (g->pitch == args->n && y->across == args->n * fsm_size_of[y->storage] && fsm_is_contiguous(args, FSM_Y) &&
-             count == args->n)
-        FN(store)(args, FSM_Y, g->row.at[FSM_Y], 0, g->rows * count, g->scratch);
+        FN(store_columns)(args, FSM_Y, g->row.at[FSM_Y], begin, count, g->rows, from, g->pitch);
+    else if (count == args->n && FN(lies_in_one)(g, FSM_Y))
+        FN(store)(args, FSM_Y, g->row.at[FSM_Y], 0, g->rows * count, from);
     else
         for (ptrdiff_t r = 0; r < g->rows; r++)
-            FN(store)(args, FSM_Y, g->row.at[FSM_Y] + r * y->across, begin, count, g->scratch + r * g->pitch);
-}
-
-/* From chunk `c` on, of tile or row t, in the scratch. */
-FSM_INLINE_ real *FN(in_scratch)(const FN(group) * g, ptrdiff_t t, ptrdiff_t c) {
-    return g->scratch + t * g->pitch + (g->held ? c * ROWS(g->args->columns) : 0);
-}
-
-/* The same of a row, where it lies. */
-FSM_INLINE_ real *FN(in_place)(const FN(group) * g, int which, ptrdiff_t r, ptrdiff_t c) {
-    return (real *)(g->row.at[which] + r * g->args->operands[which].across) + c;
+            FN(store)(args, FSM_Y, fsm_row_across(g->row, args, r).at[FSM_Y], begin, count, from + r * g->pitch);
 }
 
 /* Whether any element of a row takes part. */

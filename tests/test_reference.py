@@ -1,0 +1,170 @@
+"""The oracles against the textbook formulas, computed in mpmath with enough bits to spare for every cancellation."""
+
+import mpmath
+import numpy as np
+import pytest
+from mpmath import mpf
+from reference import LARGEST_TERMS, LONG, ORACLES, as_mpf, assert_same_bits, exact_logsumexp, ulp_error
+from rows import confident
+
+from fastsoftmax import _core
+
+TEXTBOOK_BITS = 4000
+ZERO = mpf(2) ** -2500  # what is left where a textbook formula cancels: exp(-1500) is about 2^-2164
+
+
+def sum_of_exp(row):
+    return mpmath.fsum(map(mpmath.exp, row))
+
+
+def softmax(row):
+    total = sum_of_exp(row)
+    return [mpmath.exp(x) / total for x in row]
+
+
+def log_softmax(row):
+    log = mpmath.log(sum_of_exp(row))
+    return [x - log for x in row]
+
+
+def logsumexp(row):
+    return [mpmath.log(sum_of_exp(row))]
+
+
+def logmeanexp(row):
+    return [mpmath.log(sum_of_exp(row) / len(row))]
+
+
+def softmax_entropy(row):
+    pairs = zip(softmax(row), log_softmax(row), strict=True)
+    return [-mpmath.fsum(p * log_p for p, log_p in pairs)]
+
+
+TEXTBOOK = {f.__name__: f for f in (softmax, log_softmax, logsumexp, logmeanexp, softmax_entropy)}
+
+
+def rows_of(dtype):
+    rng = np.random.default_rng(3)
+    for n in (1, 2, 20):
+        for spread in (0.01, 1, 30, 300):
+            yield (rng.standard_normal(n) * spread).astype(dtype)
+    yield (rng.standard_normal(20) + 1e6).astype(dtype)
+    yield np.array([1, 0, np.finfo(dtype).smallest_subnormal, 0.5, 0.5, 1], dtype)
+    for _, rows in confident(dtype):
+        if rows.shape[1] <= 5:
+            yield from rows[::3]
+
+
+def worst(op, row, temperature=1.0):
+    """The largest error of the oracle, relative to the exact result or the largest term of the sum that makes it."""
+    options = {} if temperature == 1 else {"temperature": temperature}
+    got = as_mpf(np.atleast_1d(ORACLES[op](row, -1, **options)))
+    with mpmath.workprec(TEXTBOOK_BITS):
+        exact = TEXTBOOK[op]([x / mpf(temperature) for x in as_mpf(row)])
+        of = as_mpf(np.atleast_1d(LARGEST_TERMS[op](row, -1))) if op in LARGEST_TERMS else exact
+        triples = zip(got, exact, of, strict=True)
+        return max(abs((a - b) / c) if abs(c) > ZERO else abs(a - b) for a, b, c in triples)
+
+
+@pytest.mark.parametrize("op", ORACLES)
+@pytest.mark.parametrize("start", ["f4", "f8", "g"])
+def test_against_mpmath(op, start):
+    limit = 2.0**-180 if start == "g" else 2.0**-61
+    for row in rows_of("f4" if start == "f4" else "f8"):
+        assert worst(op, row.astype(start)) < limit, row
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1 / 3, 1e-3, 1e3, 2.0**-40, 1e300])
+@pytest.mark.parametrize("op", ["softmax", "log_softmax", "softmax_entropy"])
+def test_temperature_against_mpmath(op, temperature):
+    for row in rows_of("f8"):
+        if np.ptp(row) / temperature < 1500:
+            assert worst(op, row, temperature) < 2.0**-61, row
+
+
+@pytest.mark.parametrize("op", ORACLES)
+def test_long_rows_against_mpmath(op):
+    """The error of longdouble sums."""
+    row = (np.random.default_rng(4).standard_normal((1, 20_000)) * 4).astype(LONG)
+    got, exact = as_mpf(ORACLES[op](row.astype(float), -1)), ORACLES[op](row, -1)
+    of = LARGEST_TERMS[op](row, -1) if op in LARGEST_TERMS else exact
+    assert (abs(got - exact) / abs(of)).max() < 2.0**-61
+
+
+def test_weighted_sums_against_mpmath():
+    rng = np.random.default_rng(5)
+    for spread in (1, 30):
+        a, b = rng.standard_normal((2, 50)) * spread
+        b[::7] = 0
+        value, sign = exact_logsumexp(a, b=b, return_sign=True)
+        with mpmath.workprec(TEXTBOOK_BITS):
+            total = mpmath.fsum(y * mpmath.exp(x) for x, y in zip(as_mpf(a), as_mpf(b), strict=True))
+            exact = mpmath.log(abs(total))
+        assert abs(as_mpf(value) - exact) < 2.0**-58  # as much as cancels here
+        assert sign == np.sign(float(total))
+
+
+def test_special_rows():
+    inf, nan = np.inf, np.nan
+    x = np.array([[0, -inf], [-inf, -inf], [nan, 0], [inf, 0]])
+    same = np.testing.assert_array_equal
+    same(ORACLES["softmax"](x), [[1, 0], [nan, nan], [nan, nan], [nan, nan]])
+    same(ORACLES["softmax"](x, all_neg_inf="zero"), [[1, 0], [0, 0], [nan, nan], [nan, nan]])
+    same(ORACLES["softmax"](x, where=[True, False]), [[1, 0], [nan, 0], [nan, 0], [nan, 0]])
+    same(ORACLES["softmax"](x, where=[False, True]), [[0, nan], [0, nan], [0, 1], [0, 1]])
+    same(ORACLES["softmax"](x, where=False), np.zeros((4, 2)))
+    same(ORACLES["log_softmax"](x), [[0, -inf], [nan, nan], [nan, nan], [nan, nan]])
+    same(ORACLES["log_softmax"](x, all_neg_inf="zero")[1], [-inf, -inf])
+    same(ORACLES["log_softmax"](x, where=False), np.full((4, 2), -inf))
+    same(ORACLES["logsumexp"](x, -1), [0, -inf, nan, inf])
+    same(ORACLES["logsumexp"](x, -1, where=False), [-inf] * 4)
+    same(ORACLES["logmeanexp"](x[1:], -1), [-inf, nan, inf])
+    same(ORACLES["logmeanexp"](x, -1, where=False), [nan] * 4)
+    same(ORACLES["softmax_entropy"](x), [0, nan, nan, nan])
+    same(ORACLES["softmax_entropy"](x, where=False), [0] * 4)
+    same(ORACLES["softmax"](x, temperature=inf), [[1, 0], [nan, nan], [nan, nan], [nan, nan]])
+    same(ORACLES["softmax"]([0.0, 7.0], temperature=inf), [0.5, 0.5])
+    value, sign = exact_logsumexp([[0, 0], [0, -inf], [inf, 0]], axis=-1, b=[1, -1], return_sign=True)
+    same(value, [-inf, 0, inf])
+    same(sign, [0, 1, 1])
+    same(exact_logsumexp([0, 1], b=[1, -1]), nan)
+
+
+def test_shapes():
+    x = np.arange(24.0).reshape(2, 3, 4)
+    assert ORACLES["softmax"](x, axis=None).shape == (2, 3, 4)
+    assert ORACLES["logsumexp"](x, axis=(0, -1)).shape == (3,)
+    assert ORACLES["logsumexp"](x, axis=(0, -1), keepdims=True).shape == (1, 3, 1)
+    assert exact_logsumexp(np.zeros(3), b=np.ones((2, 1))).shape == ()
+    assert ORACLES["softmax"](x[:0], axis=0).shape == (0, 3, 4)
+    assert ORACLES["logsumexp"](x[:0], axis=0).shape == (3, 4)
+    assert ORACLES["softmax"](3.0) == 1
+    np.testing.assert_array_equal(ORACLES["logsumexp"](x, axis=()), x)
+    together = ORACLES["softmax"](x.transpose(1, 0, 2).reshape(3, 8)).reshape(3, 2, 4).transpose(1, 0, 2)
+    np.testing.assert_array_equal(ORACLES["softmax"](x, axis=(0, 2)), together)
+
+
+def test_ulp_error():
+    got = np.array([1, 1, 0, 1e-45, 3, np.nan, np.inf, np.inf, np.nan, np.inf, -np.inf], np.float32)
+    exact = np.array([1, 1 + 2.0**-23, 2.0**-149, 0, 4, np.nan, np.inf, 1, 1, -np.inf, -1e39], LONG)
+    expected = [0, 1, 1, 1, 2.0**21, 0, 0, np.inf, np.inf, np.inf, 0]
+    np.testing.assert_array_equal(ulp_error(got, exact), expected)
+    np.testing.assert_array_equal(ulp_error(got, as_mpf(exact)), expected)
+    np.testing.assert_array_equal(ulp_error(-got, -exact), expected)
+    assert ulp_error(np.float64(0), LONG(2.0**-60), largest_term=LONG(1)) == 2.0**-8
+    with mpmath.workprec(200):
+        third = mpf(1) / 3
+    assert 0 < ulp_error(LONG(1) / 3, third) <= 0.5
+
+
+def test_same_bits():
+    for dtype in ("f2", "f4", "f8", "g"):
+        assert_same_bits(np.array([0, np.nan], dtype), np.array([0, np.nan], dtype))
+        for other in ([-0.0, np.nan], [0, 1], [np.finfo(dtype).smallest_subnormal, np.nan]):
+            with pytest.raises(AssertionError):
+                assert_same_bits(np.array([0, np.nan], dtype), np.array(other, dtype))
+
+
+def test_every_op_has_an_oracle():
+    assert list(ORACLES) == list(_core.ops())
+    assert set(LARGEST_TERMS) == {op for op, (_, kind) in _core.ops().items() if kind == "largest term"}
