@@ -10,7 +10,7 @@ from contract import NORMALIZERS, call, takes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_same_bits, joined_axes
-from rows import LENGTHS, adversarial, breakers, confident, ordinary
+from rows import LENGTHS, adversarial, breakers, confident, ordinary, short
 
 from fastsoftmax import _core
 
@@ -29,7 +29,7 @@ def scalar_results(op, dtype, rows):
         return [(name, x, call(op, x)) for name, x in rows(dtype)]
 
 
-@pytest.mark.parametrize("rows", [ordinary, breakers, adversarial, confident])
+@pytest.mark.parametrize("rows", [ordinary, breakers, adversarial, confident, short])
 def test_every_isa_gives_the_bits_of_scalar(fma_isa, dtype, op, rows):
     cases = scalar_results(op, dtype, rows)
     for name, x, expected in cases[:100] if fma_isa == "scalar" else cases:
