@@ -151,20 +151,37 @@ FSM_INLINE void FN(log_chunk)(FN(log_state) * s, ptrdiff_t j, real *x, const rea
 
 /* ---- chunks merged */
 
+/* A factor of 1 or less as a product of two, each of which is a normal number where the factor times 2^200 is one. */
+typedef struct {
+    double a, b;
+} FN(ratio);
+
 /* 2^d for an integer d <= 0, or 0 where that is subnormal. */
 FSM_INLINE_ double FN(power_of_two)(double d) {
     return d < -1022 ? 0 : fsm_f64_of_bits((uint64_t)(1023 + (int)d) << 52);
 }
 
 /* The unit of `lose` in that of `win`, whose maximum is larger: 2^k or exp(shift) each. */
-FSM_INLINE_ double FN(log_ratio)(const FN(log_state) * lose, const FN(log_state) * win, ptrdiff_t j,
-                                 double temperature) {
+FSM_INLINE_ FN(ratio) FN(log_ratio)(const FN(log_state) * lose, const FN(log_state) * win, ptrdiff_t j,
+                                    double temperature) {
     const double k = lose->k[j] - win->k[j];
-    if (lose->shift[j] == win->shift[j])
-        return FN(power_of_two)(k);
+    if (lose->shift[j] == win->shift[j]) {
+        const double half = (double)(int64_t)(k / 2);
+        return (FN(ratio)){FN(power_of_two)(half), FN(power_of_two)(k - half)};
+    }
     /* k*LN2_HI is exact, and so is its difference to a shift that is near. */
     const double d = (lose->shift[j] - win->shift[j]) / temperature;
-    return fsm_exp((d + k * FSM_LN2_HI) + k * FSM_LN2_LO);
+    const double root = fsm_exp(((d + k * FSM_LN2_HI) + k * FSM_LN2_LO) / 2);
+    return (FN(ratio)){root, root};
+}
+
+FSM_INLINE_ fsm_sum FN(scaled)(fsm_sum s, double factor) {
+    return (fsm_sum){s.hi * factor, s.lo * factor};
+}
+
+/* a + b*ratio */
+FSM_INLINE_ fsm_sum FN(add_scaled)(fsm_sum a, fsm_sum b, FN(ratio) ratio) {
+    return FN(sum_merge)(a, FN(scaled)(FN(scaled)(b, ratio.a), ratio.b));
 }
 
 /* Entries [j, j + rows) of s, and then the later chunk's. */
@@ -178,12 +195,12 @@ FSM_OUTLINE_ void FN(log_merge)(FN(log_state) * s, const FN(log_state) * chunk, 
         const bool later = chunk->max[j] > s->max[j];
         const FN(log_state) *win = later ? chunk : s, *lose = later ? s : chunk;
         fsm_sum others = win->others[j], distance = win->distance[j];
-        if (lose->max[j] > -INFINITY) {
-            const double ratio = FN(log_ratio)(lose, win, j, temperature), apart = win->max[j] - lose->max[j];
+        const FN(ratio) ratio = FN(log_ratio)(lose, win, j, temperature);
+        if (lose->max[j] > -INFINITY && ratio.a > 0) {
             const fsm_sum all = FN(sum_merge)(lose->others[j], (fsm_sum){lose->e[j], 0});
-            const fsm_sum further = FN(sum_merge)(lose->distance[j], (fsm_sum){all.hi * apart, all.lo * apart});
-            others = FN(sum_merge)(others, (fsm_sum){all.hi * ratio, all.lo * ratio});
-            distance = FN(sum_merge)(distance, (fsm_sum){further.hi * ratio, further.lo * ratio});
+            const fsm_sum further = FN(scaled)(all, win->max[j] - lose->max[j]);
+            others = FN(add_scaled)(others, all, ratio);
+            distance = FN(add_scaled)(distance, FN(sum_merge)(lose->distance[j], further), ratio);
         }
         s->others[j] = others;
         s->distance[j] = distance;
