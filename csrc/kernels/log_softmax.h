@@ -13,7 +13,7 @@ FSM_OUTLINE_ void FN(log_softmax_plan_of)(FN(log_softmax_plan) * plan, const FN(
     FN(log_tails)(s, count, tails);
     for (int j = 0; j < count; j++) {
         const real max = (real)s->max[j], tail = (real)tails[j];
-        const bool alone = tails[j] < MIN_NORMAL, huge = max > (real)0x1p100 && isfinite(max);
+        const bool alone = tails[j]<MIN_NORMAL, huge = max>(real) 0x1p100 && isfinite(max);
         plan->max[j] = max < MIN_NORMAL && max > -MIN_NORMAL ? 0 : max;
         plan->unit[j] = huge ? (real)0.5 : 1;
         plan->tail[j] = alone ? 0 : tail;
