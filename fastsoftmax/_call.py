@@ -15,8 +15,8 @@ Array = NDArray[Any]
 
 OPS = {name: number for number, name in enumerate(_core.ops())}
 
-# Outside of this, a float32 could not hold 1/temperature, or its product with a maximum, to full precision.
-_FLOAT32_TEMPERATURES = (2.0**-100, 2.0**100)
+# Within these, 1/temperature and its products are normal numbers of the dtype.
+_TEMPERATURES = {np.dtype(np.float32): (2.0**-100, 2.0**100), np.dtype(np.float64): (1e-280, 1e280)}
 
 
 def normalize(
@@ -102,11 +102,11 @@ def _smallest_normal(dtype: np.dtype[Any]) -> float:
 
 
 def compute_dtype(result: np.dtype[Any], temperature: float) -> np.dtype[Any]:
-    """What the arithmetic is done in."""
-    if result == np.longdouble:
-        return result
-    low, high = _FLOAT32_TEMPERATURES
-    return np.dtype(np.float64 if result == np.float64 or not low <= temperature <= high else np.float32)
+    """What the arithmetic is done in: the least that holds the result and the temperature."""
+    for dtype, (low, high) in _TEMPERATURES.items():
+        if result.itemsize <= dtype.itemsize and low <= temperature <= high:
+            return dtype
+    return np.dtype(np.longdouble)
 
 
 def _empty_reduced(

@@ -103,8 +103,6 @@ def temperature(value: Any) -> float:
         raise TypeError(f"temperature must be a real number, got {type(value).__name__}.") from None
     if not number > 0:
         raise ValueError(f"temperature must be > 0, got {value}.")
-    if not 1e-300 <= number <= 1e300:
-        raise ValueError(f"temperature must be from 1e-300 to 1e300, got {value}.")
     return number
 
 

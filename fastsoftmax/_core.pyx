@@ -142,28 +142,10 @@ def normalize(int op, x, axis_of_x, out, int threads):
     cdef fsm_args args
     cdef bint joined[FSM_MAX_DIMS]
 
-    if type(x) is not cnp.ndarray:
+    if not is_plain(x, axis_of_x, &axis):
         return None
     a = <cnp.ndarray>x
-    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT:
-        dtype = FSM_F32
-    elif cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE:
-        dtype = FSM_F64
-    else:
-        return None
-    if axis_of_x is None and cnp.PyArray_NDIM(a) == 1:
-        axis = 0
-    elif type(axis_of_x) is int:
-        try:
-            axis = axis_of_x
-        except OverflowError:
-            return None
-    else:
-        return None
-    if axis < 0:
-        axis += cnp.PyArray_NDIM(a)
-    if axis < 0 or axis >= cnp.PyArray_NDIM(a) or not cnp.PyArray_ISNOTSWAPPED(a):
-        return None
+    dtype = FSM_F32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FSM_F64
 
     if out is None:
         if cnp.PyArray_IS_C_CONTIGUOUS(a):
@@ -192,6 +174,54 @@ def normalize(int op, x, axis_of_x, out, int threads):
         describe(&args, a, y, None, None, None, joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y
+
+
+def reduce(int op, x, axis_of_x, int threads):
+    """The quick way for a reduction along the last axis, or of a whole array, into a new one or a scalar.
+
+    Returns None, and has done nothing, if x is not a C-contiguous array of native float32 or float64.
+    """
+    cdef cnp.ndarray a, y
+    cdef int dtype, axis, ndim
+    cdef fsm_args args
+
+    if not is_plain(x, axis_of_x, &axis):
+        return None
+    a = <cnp.ndarray>x
+    ndim = cnp.PyArray_NDIM(a)
+    if axis != ndim - 1 or not cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_SIZE(a) == 0:
+        return None
+    dtype = FSM_F32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FSM_F64
+    y = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), 0)
+    begin(&args)
+    operand(&args, FSM_X, a, FSM_STORAGE_f32 if dtype == FSM_F32 else FSM_STORAGE_f64)
+    operand(&args, FSM_Y, y, args.operands[FSM_X].storage)
+    describe_rows(&args, cnp.PyArray_DIM(a, axis), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
+    args.operands[FSM_Y].stride[0] = args.operands[FSM_Y].across = cnp.PyArray_ITEMSIZE(a)
+    run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
+    return y if ndim > 1 else y[()]
+
+
+cdef bint is_plain(x, axis_of_x, int *axis):
+    """Whether x is a native float32 or float64 array itself, and axis_of_x one of its axes (or all of its one axis)."""
+    cdef cnp.ndarray a
+    if type(x) is not cnp.ndarray:
+        return False
+    a = <cnp.ndarray>x
+    if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) or not cnp.PyArray_ISNOTSWAPPED(a):
+        return False
+    if axis_of_x is None and cnp.PyArray_NDIM(a) == 1:
+        axis[0] = 0
+        return True
+    if type(axis_of_x) is not int:
+        return False
+    try:
+        axis[0] = axis_of_x
+    except OverflowError:
+        return False
+    if axis[0] < 0:
+        axis[0] += cnp.PyArray_NDIM(a)
+    return 0 <= axis[0] < cnp.PyArray_NDIM(a)
 
 
 def compute(

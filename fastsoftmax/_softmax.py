@@ -45,7 +45,7 @@ def softmax(
         Which elements take part; broadcasts to the shape of `x`. The others are as if absent, even if they are NaN, and
         their own result is 0. A slice in which nothing takes part is 0 throughout.
     temperature : float, default 1.0
-        A positive number T from 1e-300 to 1e300: the result is that of x / T, without the rounding of that division.
+        A positive number T: the result is that of x / T, without the rounding of that division.
     all_neg_inf : {"nan", "zero"}, default "nan"
         What a slice gives whose elements that take part are all -inf.
     subnormals : {"keep", "flush"}, default "keep"

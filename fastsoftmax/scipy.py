@@ -192,7 +192,7 @@ def logsumexp(
 
     Notes
     -----
-    Real results have the accuracy of `fastsoftmax.logsumexp`, 2 ULP of the largest term. The real part of a complex
+    Real results have the accuracy of `fastsoftmax.logsumexp`, 5 ULP of the largest term. The real part of a complex
     result is within 4 ULP of the largest of itself, the largest real part of `a`, and 1; if it is near 0 because one
     term outweighs the others, it keeps its relative accuracy. The imaginary part and a complex sign are within 4 ULP
     of 1.

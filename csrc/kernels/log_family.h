@@ -4,7 +4,7 @@
  * Each chunk leaves out the first occurrence of its own maximum and keeps
  *
  *   m   the maximum             e   its exponential, by the kernel's own exp
- *   T   the sum of the others   D   for the entropy, the sum of exp(x) * (m - x), x not yet times beta
+ *   T   the sum of the others   D   for the entropy, the sum of exp(x) * (m - x) * beta
  *
  * e and T relative to 2^k, or to exp(shift) for a maximum of 2^21 and more, or with weights. Chunks merge in index
  * order: the one with the larger maximum stays, and the other's e joins its T. In the end log(sum exp(x)) = m +
@@ -76,13 +76,13 @@ static int FN(infinities)(const real *x, const real *w, ptrdiff_t n, ptrdiff_t s
     return flags;
 }
 
-/* x = e * (max - x), where e > 0. */
-FSM_OUTLINE_ void FN(distances)(real *x, const real *e, ptrdiff_t n, vec max) {
-    const vec zero = vec_set1(0);
+/* x = e * (max - x) * beta, where e > 0. */
+FSM_OUTLINE_ void FN(distances)(real *x, const real *e, ptrdiff_t n, vec max, real beta) {
+    const vec zero = vec_set1(0), scale = vec_set1(beta);
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         const ptrdiff_t left = n - i < LANES ? n - i : LANES;
         const vec a = vec_load_n(x + i, left, 0), b = vec_load_n(e + i, left, 0);
-        vec_store_n(x + i, left, vec_select_lt(zero, b, vec_mul(b, vec_sub(max, a)), b));
+        vec_store_n(x + i, left, vec_select_lt(zero, b, vec_mul(b, vec_mul(vec_sub(max, a), scale)), b));
     }
 }
 
@@ -126,7 +126,7 @@ FSM_INLINE void FN(log_chunk)(FN(log_state) * s, ptrdiff_t j, real *x, const rea
     } else if (spare) {
         FN(sum_rows)(x, spare, n, &frame, terms, others, columns);
         FN(sum_rows_without)(spare, n, index, e, &frame, FN(GIVEN), others, columns);
-        FN(distances)(x, spare, n * step, maxima);
+        FN(distances)(x, spare, n * step, maxima, beta.hi);
         FN(sum_rows)(x, NULL, n, &frame, FN(GIVEN), s->distance + j, columns);
     } else if (columns || careful) {
         FN(sum_rows_without)(x, n, index, e, &frame, terms, others, columns);
@@ -151,20 +151,37 @@ FSM_INLINE void FN(log_chunk)(FN(log_state) * s, ptrdiff_t j, real *x, const rea
 
 /* ---- chunks merged */
 
+/* A factor of 1 or less as a product of two, each of which is a normal number where the factor times 2^200 is one. */
+typedef struct {
+    double a, b;
+} FN(ratio);
+
 /* 2^d for an integer d <= 0, or 0 where that is subnormal. */
 FSM_INLINE_ double FN(power_of_two)(double d) {
     return d < -1022 ? 0 : fsm_f64_of_bits((uint64_t)(1023 + (int)d) << 52);
 }
 
 /* The unit of `lose` in that of `win`, whose maximum is larger: 2^k or exp(shift) each. */
-FSM_INLINE_ double FN(log_ratio)(const FN(log_state) * lose, const FN(log_state) * win, ptrdiff_t j,
-                                 double temperature) {
+FSM_INLINE_ FN(ratio)
+    FN(log_ratio)(const FN(log_state) * lose, const FN(log_state) * win, ptrdiff_t j, double temperature) {
     const double k = lose->k[j] - win->k[j];
-    if (lose->shift[j] == win->shift[j])
-        return FN(power_of_two)(k);
+    if (lose->shift[j] == win->shift[j]) {
+        const double half = (double)(int64_t)(k / 2);
+        return (FN(ratio)){FN(power_of_two)(half), FN(power_of_two)(k - half)};
+    }
     /* k*LN2_HI is exact, and so is its difference to a shift that is near. */
     const double d = (lose->shift[j] - win->shift[j]) / temperature;
-    return fsm_exp((d + k * FSM_LN2_HI) + k * FSM_LN2_LO);
+    const double root = fsm_exp(((d + k * FSM_LN2_HI) + k * FSM_LN2_LO) / 2);
+    return (FN(ratio)){root, root};
+}
+
+FSM_INLINE_ fsm_sum FN(scaled)(fsm_sum s, double factor) {
+    return (fsm_sum){s.hi * factor, s.lo * factor};
+}
+
+/* a + b*ratio */
+FSM_INLINE_ fsm_sum FN(add_scaled)(fsm_sum a, fsm_sum b, FN(ratio) ratio) {
+    return FN(sum_merge)(a, FN(scaled)(FN(scaled)(b, ratio.a), ratio.b));
 }
 
 /* Entries [j, j + rows) of s, and then the later chunk's. */
@@ -178,12 +195,12 @@ FSM_OUTLINE_ void FN(log_merge)(FN(log_state) * s, const FN(log_state) * chunk, 
         const bool later = chunk->max[j] > s->max[j];
         const FN(log_state) *win = later ? chunk : s, *lose = later ? s : chunk;
         fsm_sum others = win->others[j], distance = win->distance[j];
-        if (lose->max[j] > -INFINITY) {
-            const double ratio = FN(log_ratio)(lose, win, j, temperature), apart = win->max[j] - lose->max[j];
+        const FN(ratio) ratio = FN(log_ratio)(lose, win, j, temperature);
+        if (lose->max[j] > -INFINITY && ratio.a > 0) {
             const fsm_sum all = FN(sum_merge)(lose->others[j], (fsm_sum){lose->e[j], 0});
-            const fsm_sum further = FN(sum_merge)(lose->distance[j], (fsm_sum){all.hi * apart, all.lo * apart});
-            others = FN(sum_merge)(others, (fsm_sum){all.hi * ratio, all.lo * ratio});
-            distance = FN(sum_merge)(distance, (fsm_sum){further.hi * ratio, further.lo * ratio});
+            const fsm_sum further = FN(scaled)(all, (win->max[j] - lose->max[j]) / temperature);
+            others = FN(add_scaled)(others, all, ratio);
+            distance = FN(add_scaled)(distance, FN(sum_merge)(lose->distance[j], further), ratio);
         }
         s->others[j] = others;
         s->distance[j] = distance;

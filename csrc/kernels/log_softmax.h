@@ -5,45 +5,51 @@
 typedef struct {
     real max[LANES], tail[LANES], alone[LANES];
     ptrdiff_t index[LANES]; /* of the maximum that is alone, or -1 */
+    real unit[LANES];       /* 0.5 if x - max may overflow, else 1; x and max are taken times that */
 } FN(log_softmax_plan);
 
 FSM_OUTLINE_ void FN(log_softmax_plan_of)(FN(log_softmax_plan) * plan, const FN(log_state) * s, int count) {
     double tails[LANES];
     FN(log_tails)(s, count, tails);
-    for (int j = 0; j < LANES; j++) {
-        plan->max[j] = plan->tail[j] = plan->alone[j] = 0;
-        plan->index[j] = -1;
-        if (j >= count)
-            continue;
-        const real max = (real)s->max[j];
+    for (int j = 0; j < count; j++) {
+        const real max = (real)s->max[j], tail = (real)tails[j];
+        const bool alone = tails[j]<MIN_NORMAL, huge = max>(real) 0x1p100 && isfinite(max);
         plan->max[j] = max < MIN_NORMAL && max > -MIN_NORMAL ? 0 : max;
-        if (tails[j] >= MIN_NORMAL) {
-            plan->tail[j] = (real)tails[j];
-        } else if (tails[j] > 0) {
-            plan->index[j] = s->index[j];
-            plan->alone[j] = (real)-tails[j];
-        }
+        plan->unit[j] = huge ? (real)0.5 : 1;
+        plan->tail[j] = alone ? 0 : tail;
+        plan->alone[j] = -tail;
+        plan->index[j] = alone && tails[j] > 0 ? s->index[j] : -1;
+    }
+    for (int j = count; j < LANES; j++) { /* columns that do not exist */
+        plan->max[j] = plan->tail[j] = 0;
+        plan->unit[j] = 1;
+        plan->index[j] = -1;
     }
 }
 
-FSM_INLINE vec FN(log_softmax_of)(vec x, vec max, vec minus_tail, vec beta, bool careful) {
-    const vec d = careful ? vec_flush(vec_sub(vec_flush(x), max)) : vec_sub(x, max);
-    return vec_fma(d, beta, minus_tail);
+/* What the second sweep works with: max and x times `unit`, beta divided by it. */
+typedef struct {
+    vec max, minus_tail, unit, beta;
+} FN(log_softmax_terms);
+
+FSM_INLINE vec FN(log_softmax_of)(vec x, FN(log_softmax_terms) terms, bool careful) {
+    if (careful)
+        x = vec_flush(vec_mul(vec_flush(x), terms.unit));
+    const vec d = vec_sub(x, terms.max);
+    return vec_fma(careful ? vec_flush(d) : d, terms.beta, terms.minus_tail);
 }
 
 /* The second sweep of a chunk. y may be x. */
-FSM_INLINE void FN(log_softmax_body)(const real *x, real *y, ptrdiff_t n, vec max, vec tail, real beta, bool careful) {
-    const vec minus_tail = vec_sub(vec_set1(0), tail), scale = vec_set1(beta);
+FSM_INLINE void FN(log_softmax_body)(const real *x, real *y, ptrdiff_t n, FN(log_softmax_terms) terms, bool careful) {
     ptrdiff_t i = 0;
     for (; i + LANES <= n; i += LANES)
-        vec_store(y + i, FN(log_softmax_of)(vec_load(x + i), max, minus_tail, scale, careful));
+        vec_store(y + i, FN(log_softmax_of)(vec_load(x + i), terms, careful));
     if (i < n)
-        vec_store_n(y + i, n - i, FN(log_softmax_of)(vec_load_n(x + i, n - i, 1), max, minus_tail, scale, careful));
+        vec_store_n(y + i, n - i, FN(log_softmax_of)(vec_load_n(x + i, n - i, 1), terms, careful));
 }
 
-FSM_OUTLINE_ void FN(log_softmax_careful)(const real *x, real *y, ptrdiff_t n, const vec *max, const vec *tail,
-                                          real beta) {
-    FN(log_softmax_body)(x, y, n, *max, *tail, beta, true);
+FSM_OUTLINE_ void FN(log_softmax_careful)(const real *x, real *y, ptrdiff_t n, const FN(log_softmax_terms) * terms) {
+    FN(log_softmax_body)(x, y, n, *terms, true);
 }
 
 FSM_INLINE void FN(log_softmax_group)(const FN(group) * g, FN(log_state) * states, bool columns) {
@@ -70,10 +76,17 @@ FSM_INLINE void FN(log_softmax_group)(const FN(group) * g, FN(log_state) * state
             real *y = y_ready ? FN(in_place)(g, FSM_Y, t, c) : FN(in_scratch)(g, t, c);
             const vec max = columns ? vec_load(plan->max) : vec_set1(plan->max[j]);
             const vec tail = columns ? vec_load(plan->tail) : vec_set1(plan->tail[j]);
+            const vec unit = columns ? vec_load(plan->unit) : vec_set1(plan->unit[j]);
+            const FN(log_softmax_terms) terms = {
+                .max = vec_mul(max, unit),
+                .minus_tail = vec_sub(vec_set1(0), tail),
+                .unit = unit,
+                .beta = vec_mul(vec_set1(g->beta.hi), vec_sub(vec_set1(3), vec_add(unit, unit))), /* beta / unit */
+            };
             if (state->careful[j])
-                FN(log_softmax_careful)(x, y, count * width, &max, &tail, g->beta.hi);
+                FN(log_softmax_careful)(x, y, count * width, &terms);
             else
-                FN(log_softmax_body)(x, y, count * width, max, tail, g->beta.hi, false);
+                FN(log_softmax_body)(x, y, count * width, terms, false);
             for (ptrdiff_t i = 0; i < width; i++)
                 if (plan->index[j + i] >= c && plan->index[j + i] < c + count)
                     memcpy(y + (plan->index[j + i] - c) * width + i, &plan->alone[j + i], sizeof *y);

@@ -8,7 +8,7 @@ static void FN(softmax_entropy_finish)(const FN(group) * g, int t, const FN(log_
     for (int j = 0; j < count; j++) {
         const double sum = s->e[j] + (s->others[j].hi + s->others[j].lo);
         const double distance = s->distance[j].hi + s->distance[j].lo;
-        results[j] = tails[j] + distance / sum / g->args->temperature;
+        results[j] = tails[j] + distance / sum;
         if (s->flags[j]) {
             results[j] = NAN;
         } else if (s->max[j] == -INFINITY) {
