@@ -25,6 +25,17 @@ STORAGES |= {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 """Every dtype of an input."""
 
 
+def result_of(storage):
+    """The result's dtype for input of dtype STORAGES[storage]."""
+    dtype = STORAGES[storage]
+    return np.dtype(np.float64) if dtype.kind in "biu" else dtype.newbyteorder("=")
+
+
+def compute_of(result):
+    """What the arithmetic is done in."""
+    return np.dtype(np.float32) if result.itemsize == 2 else result
+
+
 def call(op, x, axis=-1, **options):
     return getattr(fs, op)(x, axis, **options)
 

@@ -8,7 +8,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
-from contract import ABSENT, LAYOUTS, NORMALIZERS, REDUCTIONS, STORAGES, call, misaligned, takes
+from contract import ABSENT, LAYOUTS, NORMALIZERS, REDUCTIONS, STORAGES, call, compute_of, misaligned, result_of, takes
 from reference import assert_same_bits, joined_axes
 
 import fastsoftmax as fs
@@ -104,15 +104,6 @@ def values_of(storage, shape=(7, 40)):
         low = max(-20, np.iinfo(dtype).min)
         return rng.integers(low, 20, shape).astype(dtype)
     return (rng.standard_normal(shape) * 4).astype(np.float16).astype(dtype)
-
-
-def result_of(storage):
-    dtype = STORAGES[storage]
-    return np.dtype(np.float64) if dtype.kind in "biu" else dtype.newbyteorder("=")
-
-
-def compute_of(result):
-    return np.dtype(np.float32) if result.itemsize == 2 else result
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -7,7 +7,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 import scipy.special
-from contract import ABSENT, NORMALIZERS, STORAGES, call, check_accuracy, exact_and_largest_term, takes
+from contract import (
+    ABSENT,
+    NORMALIZERS,
+    STORAGES,
+    call,
+    check_accuracy,
+    compute_of,
+    exact_and_largest_term,
+    result_of,
+    takes,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -236,6 +246,26 @@ def test_anything(problem):
     check_accuracy(op, got, *exact)
     if x.ndim:
         assert type(got) is np.ndarray or (op not in NORMALIZERS and np.shape(got) == ())
+
+
+@settings(max_examples=700, deadline=None)
+@given(problems(), st.sampled_from(list(STORAGES)))
+def test_any_storage(problem, storage):
+    """As if it had been converted to what the arithmetic is done in, and the result rounded once."""
+    op, x, axis, options = problem
+    with np.errstate(all="ignore"):
+        if STORAGES[storage].kind in "biu":
+            x = np.nan_to_num(x, nan=0, posinf=1, neginf=0).clip(0, 100)
+        # Every third element of a larger array.
+        stored = np.zeros((*x.shape, 3), STORAGES[storage])[..., 1]
+        stored[...] = x.astype(STORAGES[storage])
+        expected = np.asarray(call(op, stored.astype(compute_of(result_of(storage))), axis, **options))
+        expected = expected.astype(result_of(storage))
+    with np.errstate(all="raise"):
+        got = np.asarray(call(op, stored, axis, **options))
+    assert got.dtype == expected.dtype
+    assert_same_bits(np.isnan(got), np.isnan(expected))
+    assert_same_bits(got[~np.isnan(got)], expected[~np.isnan(got)])
 
 
 @settings(max_examples=500, deadline=None)
