@@ -16,7 +16,10 @@ Array = NDArray[Any]
 OPS = {name: number for number, name in enumerate(_core.ops())}
 
 # Within these, 1/temperature and its products are normal numbers of the dtype.
-_TEMPERATURES = {np.dtype(np.float32): (2.0**-100, 2.0**100), np.dtype(np.float64): (1e-280, 1e280)}
+_TEMPERATURES: dict[np.dtype[Any], tuple[float, float]] = {
+    np.dtype(np.float32): (2.0**-100, 2.0**100),
+    np.dtype(np.float64): (1e-280, 1e280),
+}
 
 
 def normalize(

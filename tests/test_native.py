@@ -32,15 +32,17 @@ def driver(request):
 # ---- bits
 
 
-def cases(dtype):
-    for name, x in [*breakers(dtype), *adversarial(dtype, count=60, seed=7)]:
+def cases(dtype, op):
+    """Each takes a process for every instruction set, under an emulator for two toolchains: few for what is shared."""
+    count = 60 if op == "softmax" else 8
+    for name, x in [*list(breakers(dtype))[:: 1 if op == "softmax" else 3], *adversarial(dtype, count=count, seed=7)]:
         yield name, x[:, :6000]
 
 
 @pytest.mark.parametrize("op", _core.ops())
 def test_every_isa_gives_the_bits_of_scalar(driver, dtype, op):
     function = getattr(fs, op)
-    for name, x in cases(dtype):
+    for name, x in cases(dtype, op):
         x = np.ascontiguousarray(x)
         with running_on("scalar"):
             expected = function(x, axis=1).reshape(len(x), -1)
