@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 from conftest import USABLE_ISAS, running_on
-from contract import NORMALIZERS, call, takes
+from contract import NORMALIZERS, call, listed, takes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_same_bits, joined_axes
@@ -26,7 +26,7 @@ def fma_isa(request):
 @functools.cache
 def scalar_results(op, dtype, rows):
     with running_on("scalar"):
-        return [(name, x, call(op, x)) for name, x in rows(dtype)]
+        return [(name, x, call(op, x)) for name, x in listed(rows, dtype)]
 
 
 @pytest.mark.parametrize("rows", [ordinary, breakers, adversarial, confident, short])

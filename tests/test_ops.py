@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from contract import ABSENT, NORMALIZERS, SLOW_ISAS, call, check, check_accuracy, exact_and_largest_term, takes
-from reference import assert_same_bits
+from contract import ABSENT, NORMALIZERS, SLOW_ISAS, call, check, check_accuracy, exact_and_largest_term, listed, takes
+from reference import WIDE, assert_same_bits
 from rows import LENGTHS, adversarial, breakers, confident, ordinary, short
 
 import fastsoftmax as fs
@@ -25,7 +25,9 @@ tempered = pytest.mark.parametrize("op", [op for op in _core.ops() if takes(op, 
 @functools.cache
 def exact_rows(op, dtype, rows, **options):
     """[(name, rows, exact results, largest terms)], computed once for all instruction sets."""
-    return [(name, x, *exact_and_largest_term(op, x, **options)) for name, x in rows(dtype)]
+    most = np.inf if WIDE or dtype == "float32" else 5000  # mpmath takes 20 us an element
+    cases = ((name, x) for name, x in listed(rows, dtype) if x.size <= most)
+    return [(name, x, *exact_and_largest_term(op, x, **options)) for name, x in cases]
 
 
 @pytest.mark.parametrize("rows", [ordinary, breakers, adversarial, confident, short])
@@ -307,7 +309,7 @@ def test_nothing_is_subnormal_on_the_way(isa, dtype, op):
                 raised |= flags.raised() & flags.SUBNORMAL_OPERAND
             assert raised == 0, f"{name}: flags {raised:#x}"
             tested += 1
-    assert tested > 130
+    assert tested > 50
 
 
 @needs_mxcsr
