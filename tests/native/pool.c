@@ -18,20 +18,32 @@
 
 enum { MAX_UNITS = 3000, UNIT_ELEMENTS = 100 };
 
-/* Counts how often each unit is computed. */
-static void count_units(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end) {
-    const volatile double *work = args->x;
-    double sum = 0;
-    for (ptrdiff_t i = begin; i < end; i++) {
-        for (int j = 0; j < UNIT_ELEMENTS; j++)
-            sum += work[j];
-        ((unsigned char *)args->y)[i] += 1 + (sum < 0);
-    }
-}
-
 static void die(const char *what) {
     fprintf(stderr, "pool: %s\n", what);
     _exit(1);
+}
+
+/* Counts how often each unit is computed, with the whole scratch to itself. */
+static void count_units(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const volatile double *work = (const volatile double *)args->operands[FSM_X].data;
+    volatile ptrdiff_t *own = scratch;
+    const size_t last = FSM_SCRATCH / sizeof *own - 1;
+    double sum = 0;
+    own[0] = own[last] = begin;
+    for (ptrdiff_t i = begin; i < end; i++) {
+        for (int j = 0; j < UNIT_ELEMENTS; j++)
+            sum += work[j];
+        args->operands[FSM_Y].data[i] += (char)(1 + (sum < 0));
+    }
+    if (own[0] != begin || own[last] != begin)
+        die("two threads have one scratch");
+}
+
+static fsm_args args_of(const void *x, void *y, ptrdiff_t n, ptrdiff_t units) {
+    fsm_args args = {.used = FSM_Y + 1, .n = n, .axes = 1, .length = {n}, .ndim = 1, .shape = {units}};
+    args.operands[FSM_X].data = (char *)x;
+    args.operands[FSM_Y].data = y;
+    return args;
 }
 
 static void run_one(unsigned *seed) {
@@ -40,8 +52,9 @@ static void run_one(unsigned *seed) {
     /* What the pool takes for small work, for medium and for large. */
     static const ptrdiff_t row_lengths[] = {10, 1000, 100000};
     ptrdiff_t units = 1 + rand_r(seed) % MAX_UNITS;
-    fsm_args args = {.x = work, .y = counts, .n = row_lengths[rand_r(seed) % 3], .ndim = 1, .shape = {units}};
-    fsm_run(count_units, &args, FSM_F32, 1 + rand_r(seed) % 6);
+    const fsm_args args = args_of(work, counts, row_lengths[rand_r(seed) % 3], units);
+    if (!fsm_run(count_units, &args, FSM_F32, 1 + rand_r(seed) % 6))
+        die("no memory");
     for (ptrdiff_t i = 0; i < MAX_UNITS + 1; i++)
         if (counts[i] != (i < units))
             die("a unit was not computed exactly once");
@@ -98,16 +111,18 @@ static void fork_while_busy(void) {
 }
 
 /* Adds numbers whose sum depends on the rounding mode. */
-static void add(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end) {
-    const volatile double *x = args->x;
+static void add(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const volatile double *x = (const volatile double *)args->operands[FSM_X].data;
+    double *y = (double *)(void *)args->operands[FSM_Y].data;
+    (void)scratch;
     for (ptrdiff_t i = begin; i < end; i++)
-        ((double *)args->y)[i] = x[0] + x[1];
+        y[i] = x[0] + x[1];
 }
 
 static void rounding(void) {
     static const double x[] = {1, 0x1p-60};
     static double y[100000];
-    fsm_args args = {.x = x, .y = y, .n = 1000, .ndim = 1, .shape = {100000}};
+    const fsm_args args = args_of(x, y, 1000, 100000);
     for (int round = 0; round < 100; round++) {
         const bool up = round % 2;
         fesetround(up ? FE_UPWARD : FE_TONEAREST);
