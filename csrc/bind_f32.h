@@ -44,11 +44,11 @@
 #define STORED_REAL         FSM_STORAGE_f32
 #define ROUND_TO_ODD_F32(a) (a)
 
-/* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^100 until they are finished. */
+/* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^120 until they are finished. */
 #define ROUND_TO_INT 0x1.8p23f /* added to a number, leaves its integer in the low bits */
-#define LOWEST       153       /* e is 0 from 2^-153 of the row's power of two down: the quotient would round to zero */
-#define EXP_SCALE    0x1p38f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
-#define Y_UNIT       0x1p-27f  /* 100 in the exponent field */
+#define LOWEST       173       /* e is 0 from 2^-173 of the row's power of two down (kernels/math.h) */
+#define EXP_SCALE    0x1p18f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
+#define Y_UNIT       0x1p-7f   /* 120 in the exponent field */
 
 /* From tools/exp_constants.py: exp(t) within 0.046 ULP for |t| <= 0.375; highest power first. */
 #define LOG2E          0x1.715476p+0f
@@ -62,9 +62,9 @@ FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
     return (fsm_sum){a.hi + b.hi, 0};
 }
 
-/* What multiplies e to give y: 2^100/S as hi + lo. */
+/* What multiplies e to give y: 2^120/S as hi + lo. */
 FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, real *hi, real *lo) {
-    double r = 0x1p100 / sum.hi;
+    double r = 0x1p120 / sum.hi;
     *hi = (float)r;
     *lo = (float)(r - *hi);
 }

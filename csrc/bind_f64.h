@@ -46,11 +46,11 @@
 #define STORED_REAL         FSM_STORAGE_f64
 #define ROUND_TO_ODD_F32(a) fsm_f64_to_f32_odd(a)
 
-/* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^300 until they are finished. */
+/* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^320 until they are finished. */
 #define ROUND_TO_INT 0x1.8p52 /* added to a number, leaves its integer in the low bits */
-#define LOWEST       1079     /* e is 0 from 2^-1079 of the row's power of two down: the quotient would round to zero */
-#define EXP_SCALE    0x1p144  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
-#define Y_UNIT       0x1p-723 /* 300 in the exponent field */
+#define LOWEST       1100     /* e is 0 from 2^-1100 of the row's power of two down (kernels/math.h) */
+#define EXP_SCALE    0x1p123  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
+#define Y_UNIT       0x1p-703 /* 320 in the exponent field */
 
 /* Of the exponential; LN2 is from tools/exp_constants.py too. */
 #define LOG2E          FSM_LOG2E
@@ -64,13 +64,13 @@ FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
     return fsm_two_sum(a, b);
 }
 
-/* What multiplies e to give y: 2^300/S as hi + lo. */
+/* What multiplies e to give y: 2^320/S as hi + lo. */
 FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, real *hi, real *lo) {
     double s = sum.hi + sum.lo;
     double rest = sum.lo - (s - sum.hi);
     if (fabs(rest) < s * 0x1p-110)
         rest = 0; /* too small to count; its products could be subnormal */
     double r = 1 / s;
-    *hi = r * 0x1p300;
+    *hi = r * 0x1p320;
     *lo = (fma(-s, r, 1) - rest * r) * *hi;
 }

@@ -4,6 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.special
+from contract import check
 from reference import LONG, assert_same_bits, ulp_error
 
 import fastsoftmax as fs
@@ -80,3 +81,11 @@ def test_heat_raises_it(isa, dtype):
 def test_result_dtype():
     for start, result in (("f4", "f4"), ("f8", "f8"), ("f2", "f2"), ("i4", "f8"), ("?", "f8"), ("g", "g")):
         assert fs.softmax_entropy(np.ones((2, 3), start)).dtype == result
+
+
+def test_many_terms_near_the_smallest_normal_number(isa, dtype):
+    """Each is far below it, but counts a hundred times, and there may be thousands."""
+    near, far, many = (-87.3, -106.3, 200_000) if dtype == "float32" else (-708.0, -748.2, 20_000)
+    for count in (1000, many):
+        check("softmax_entropy", np.r_[0, near, np.full(count, far)].astype(dtype)[None])
+        check("softmax_entropy", np.r_[0, near - 3, np.full(count, far)].astype(dtype)[None])
