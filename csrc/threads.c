@@ -297,7 +297,7 @@ static split split_of(const fsm_args *args, int dtype) {
         while (wide > 1 && s.units / wide < WIDE_BLOCKS)
             wide /= 2;
         if (wide > s.block)
-            s.block = wide;
+            s.block = (wide - 1) / together * together + together;
     }
     s.block += s.units / UINT32_MAX; /* a range counts blocks in 32 bits */
     s.blocks = (s.units - 1) / s.block + 1;

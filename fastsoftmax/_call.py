@@ -15,11 +15,8 @@ Array = NDArray[Any]
 
 OPS = {name: number for number, name in enumerate(_core.ops())}
 
-# Within these, 1/temperature and its products are normal numbers of the dtype.
-_TEMPERATURES: dict[np.dtype[Any], tuple[float, float]] = {
-    np.dtype(np.float32): (2.0**-100, 2.0**100),
-    np.dtype(np.float64): (1e-280, 1e280),
-}
+# What the arithmetic can be done in: (bytes of a result, temperatures T for which 1/T and its products are normal).
+_COMPUTE = {_core.F32: (4, 2.0**-100, 2.0**100), _core.F64: (8, 1e-280, 1e280)}
 
 
 def normalize(
@@ -47,7 +44,7 @@ def normalize(
     y = np.empty_like(a, dtype=result, subok=False) if target is None else target
     limit = _smallest_normal(y.dtype) if flush else 0.0
     options = {"temperature": t, "zero_if_all_neg_inf": zero, "flush_below": limit}
-    _compute(name, compute_dtype(result, t), a, axes, y, num_threads, mask, None, None, options)
+    _compute(name, _compute_dtype(result, t), a, a.shape, axes, y, num_threads, mask, None, None, options)
     return (y if y.ndim else y[()]) if out is None else out
 
 
@@ -69,47 +66,45 @@ def reduce(
 ) -> Any:
     """An operation that leaves one element of each slice; `empty`: that of a slice without elements."""
     a = _check.array(name, parameter, x)
-    given, weights, t = a.dtype, None, _check.temperature(temperature)
+    given, weights, joint, t = a.dtype, None, a, _check.temperature(temperature)
     if b is not None:
-        weights, shape = _check.weights(b, a.shape)
-        given = np.result_type(
-            *(v if type(v) in (bool, int, float) else v_array.dtype for v, v_array in ((x, a), (b, weights)))
-        )
-        a, weights = np.broadcast_to(a, shape), np.broadcast_to(weights, shape)
-    axes = _check.axes(axis, a.ndim)
+        weights = _check.weights(b, a.shape)
+        given = _check.promoted((x, a), (b, weights))
+        joint = np.broadcast_to(a, np.broadcast_shapes(a.shape, weights.shape))
+    axes = _check.axes(axis, joint.ndim)
     result = _check.result_dtype(given, dtype)
-    mask = None if where is None else _check.mask(where, a.shape, parameter)
-    shape = tuple(1 if d in axes else n for d, n in enumerate(a.shape) if keepdims or d not in axes)
+    mask = None if where is None else _check.mask(where, joint.shape, parameter if b is None else f"{parameter} and b")
+    shape = tuple(1 if d in axes else n for d, n in enumerate(joint.shape) if keepdims or d not in axes)
     target = None if out is None else _check.out(out, shape, result)
 
-    y = _empty_reduced(a, axes, keepdims, shape, result) if target is None else target
+    y = _empty_reduced(joint, axes, keepdims, shape, result) if target is None else target
     sign = np.empty_like(y, subok=False, dtype=result) if return_sign else None
-    compute = compute_dtype(result, t)
-    if weights is not None and compute == np.float32:
-        compute = np.dtype(np.float64)  # whose range holds the products of exponentials and weights
-    if a.size == 0:
+    # The range of float64 holds the products of exponentials and weights.
+    compute = _compute_dtype(result, t, _core.F32 if weights is None else _core.F64)
+    if joint.size == 0:
         y[...] = empty
         if sign is not None:
             sign[...] = 0
     else:
-        _compute(name, compute, a, axes, y, num_threads, mask, weights, sign, {"temperature": t}, keepdims)
+        options = {"temperature": t}
+        _compute(name, compute, a, joint.shape, axes, y, num_threads, mask, weights, sign, options, keepdims)
     value = (y if y.ndim else y[()]) if out is None else out
     return value if sign is None else (value, sign if sign.ndim else sign[()])
 
 
 def _smallest_normal(dtype: np.dtype[Any]) -> float:
-    """Of a result dtype; as a float64, for longdouble (whose kernels only ask whether it is 0)."""
-    if dtype.name == "bfloat16" or dtype == np.longdouble:
-        dtype = np.dtype(np.float32)
-    return float(np.finfo(dtype).smallest_normal)
+    """Of a result dtype; of a longdouble that is more than a float64, as little as that can hold."""
+    if dtype.itemsize > 8:
+        return 5e-324
+    return float(np.finfo(np.float32 if dtype.name == "bfloat16" else dtype).smallest_normal)
 
 
-def compute_dtype(result: np.dtype[Any], temperature: float) -> np.dtype[Any]:
+def _compute_dtype(result: np.dtype[Any], temperature: float, least: int = _core.F32) -> int:
     """What the arithmetic is done in: the least that holds the result and the temperature."""
-    for dtype, (low, high) in _TEMPERATURES.items():
-        if result.itemsize <= dtype.itemsize and low <= temperature <= high:
-            return dtype
-    return np.dtype(np.longdouble)
+    for compute, (itemsize, low, high) in _COMPUTE.items():
+        if compute >= least and result.itemsize <= itemsize and low <= temperature <= high:
+            return compute
+    return _core.LONGDOUBLE
 
 
 def _empty_reduced(
@@ -125,8 +120,9 @@ def _empty_reduced(
 
 def _compute(
     name: str,
-    compute: np.dtype[Any],
+    compute: int,
     a: Array,
+    shape: tuple[int, ...],
     axes: tuple[int, ...],
     y: Array,
     num_threads: int,
@@ -140,14 +136,18 @@ def _compute(
     if _core.repeats(y):
         y = np.empty(y.shape, y.dtype)
     else:
-        if np.may_share_memory(a, y) and _core.overlaps(a, y):
+        if _core.overlaps(a, y):
             a = a.copy()
         if mask is not None and np.may_share_memory(mask, y):
             mask = mask.copy()
         if weights is not None and np.may_share_memory(weights, y):
             weights = weights.copy()
+    if a.shape != shape:
+        a = np.broadcast_to(a, shape)
     if mask is not None:
-        mask = np.broadcast_to(mask, a.shape)
+        mask = np.broadcast_to(mask, shape)
+    if weights is not None:
+        weights = np.broadcast_to(weights, shape)
     y_kept = y if keepdims else np.expand_dims(y, axes)
     sign_kept = sign if sign is None or keepdims else np.expand_dims(sign, axes)
     _core.compute(OPS[name], compute, a, axes, y_kept, num_threads, mask, weights, sign_kept, **options)

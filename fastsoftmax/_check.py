@@ -1,5 +1,6 @@
 """Every argument rule, one function a rule. Errors are raised here only, before anything is written."""
 
+import math
 import operator
 from typing import Any
 
@@ -25,6 +26,15 @@ def array(function: str, parameter: str, value: Any) -> NDArray[Any]:
             f"{function}() supports float16/32/64, bfloat16, longdouble, integer and bool input, got {a.dtype}{hint}."
         )
     return a
+
+
+def not_masked(parameter: str, value: Any) -> None:
+    """Refuses a masked array for an argument other than the first."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{parameter} is a numpy.ma.MaskedArray; its mask would be ignored. "
+            f"Pass {parameter}.data, and where=~np.ma.getmaskarray({parameter}) for what takes no part."
+        )
 
 
 def axes(value: Any, ndim: int) -> tuple[int, ...]:
@@ -72,6 +82,7 @@ def out(value: Any, shape: tuple[int, ...], result: np.dtype[Any]) -> NDArray[An
 
 def mask(value: Any, shape: tuple[int, ...], parameter: str) -> NDArray[np.bool]:
     """`where` as a base ndarray that broadcasts to `shape`."""
+    not_masked("where", value)
     a = np.asarray(value)
     if a.dtype != bool:
         raise TypeError(f"where must be bool, got {a.dtype} (additive masks: add them to {parameter}).")
@@ -80,13 +91,23 @@ def mask(value: Any, shape: tuple[int, ...], parameter: str) -> NDArray[np.bool]
     return a
 
 
-def weights(value: Any, shape: tuple[int, ...]) -> tuple[NDArray[Any], tuple[int, ...]]:
-    """`b` of logsumexp as a base ndarray, and the shape that it and `a`, of shape `shape`, broadcast to."""
+def weights(value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """`b` of logsumexp as a base ndarray that broadcasts with `a`, of shape `shape`."""
+    not_masked("b", value)
     b = array("logsumexp", "b", value)
     try:
-        return b, np.broadcast_shapes(shape, b.shape)
+        np.broadcast_shapes(shape, b.shape)
     except ValueError:
         raise ValueError(f"b has shape {b.shape}, which does not broadcast with a's shape {shape}.") from None
+    return b
+
+
+def promoted(*pairs: tuple[Any, NDArray[Any]]) -> np.dtype[Any]:
+    """The dtype that arguments, given as themselves and as arrays, promote to; Python's own numbers are weak."""
+    try:
+        return np.result_type(*(value if type(value) in (bool, int, float) else a.dtype for value, a in pairs))
+    except np.exceptions.DTypePromotionError:
+        return np.dtype(np.float64)  # a 16-bit float and integers that it does not promote with
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
@@ -95,12 +116,14 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def temperature(value: Any) -> float:
-    if isinstance(value, str) or np.ndim(value) or np.iscomplexobj(value):
+    if isinstance(value, str | bytes) or np.ndim(value) or np.iscomplexobj(value):
         raise TypeError(f"temperature must be a real number, got {type(value).__name__}.")
     try:
         number = float(value)
     except TypeError:
         raise TypeError(f"temperature must be a real number, got {type(value).__name__}.") from None
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
     if not number > 0:
         raise ValueError(f"temperature must be > 0, got {value}.")
     return number
@@ -109,7 +132,8 @@ def temperature(value: Any) -> float:
 def choice(parameter: str, value: Any, first: str, second: str) -> bool:
     """Whether an argument that is one of two words is the second."""
     if not isinstance(value, str) or value not in (first, second):
-        raise ValueError(f'{parameter} must be "{first}" or "{second}", got {value!r}.'.replace("'", '"'))
+        got = f'"{value}"' if isinstance(value, str) else repr(value)
+        raise ValueError(f'{parameter} must be "{first}" or "{second}", got {got}.')
     return value == second
 
 

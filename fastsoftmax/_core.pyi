@@ -11,6 +11,9 @@ def active_isa() -> str: ...
 def activate_isa(name: str) -> None: ...
 
 MAX_THREADS: int
+F32: int
+F64: int
+LONGDOUBLE: int
 context_threads: ContextVar[int]
 
 def cpu_count() -> int: ...
@@ -21,7 +24,7 @@ def normalize(op: int, x: object, axis_of_x: object, out: object, threads: int) 
 def reduce(op: int, x: object, axis_of_x: object, threads: int) -> Any: ...
 def compute(
     op: int,
-    compute_dtype: np.dtype[Any],
+    compute_dtype: int,
     x: NDArray[Any],
     axes: tuple[int, ...],
     y: NDArray[Any],

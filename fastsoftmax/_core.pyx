@@ -126,10 +126,13 @@ def limit_num_threads(int threads):
 
 # ---- calls
 
+F32, F64, LONGDOUBLE = FSM_F32, FSM_F64, FSM_F64 + 1
+"""What the arithmetic can be done in."""
+
 
 def normalize(int op, x, axis_of_x, out, int threads):
-    """The quick way for operation number `op`, whose result has the shape of x, along one axis, into `out` or, if that
-    is None, a new array.
+    """The quick way for operation number `op`, whose result has the shape of x, along one axis or over all, into `out`
+    or, if that is None, a new array.
 
     `threads`: how many may work on it, 0 for what num_threads() says.
 
@@ -166,53 +169,64 @@ def normalize(int op, x, axis_of_x, out, int threads):
     begin(&args)
     operand(&args, FSM_X, a, FSM_STORAGE_f32 if dtype == FSM_F32 else FSM_STORAGE_f64)
     operand(&args, FSM_Y, y, args.operands[FSM_X].storage)
-    if axis == cnp.PyArray_NDIM(a) - 1 and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(y):
+    if axis < 0 and cnp.PyArray_IS_C_CONTIGUOUS(y):
+        describe_rows(&args, cnp.PyArray_SIZE(a), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
+    elif axis == cnp.PyArray_NDIM(a) - 1 and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(y):
         describe_rows(&args, cnp.PyArray_DIM(a, axis), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
     else:
-        memset(joined, 0, sizeof(joined))
-        joined[axis] = True
+        memset(joined, axis < 0, sizeof(joined))
+        joined[max(axis, 0)] = True
         describe(&args, a, y, None, None, None, joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y
 
 
 def reduce(int op, x, axis_of_x, int threads):
-    """The quick way for a reduction along the last axis, or of a whole array, into a new one or a scalar.
+    """The quick way for a reduction along the last axis, or over all, into a new array or a scalar.
 
     Returns None, and has done nothing, if x is not a C-contiguous array of native float32 or float64.
     """
     cdef cnp.ndarray a, y
     cdef int dtype, axis, ndim
+    cdef ptrdiff_t n
     cdef fsm_args args
 
     if not is_plain(x, axis_of_x, &axis):
         return None
     a = <cnp.ndarray>x
     ndim = cnp.PyArray_NDIM(a)
-    if axis != ndim - 1 or not cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_SIZE(a) == 0:
+    n = cnp.PyArray_SIZE(a)
+    if axis < 0:
+        ndim = 1
+    elif axis == ndim - 1:
+        n = cnp.PyArray_DIM(a, axis)
+    else:
+        return None
+    if not cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_SIZE(a) == 0:
         return None
     dtype = FSM_F32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FSM_F64
     y = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), 0)
     begin(&args)
     operand(&args, FSM_X, a, FSM_STORAGE_f32 if dtype == FSM_F32 else FSM_STORAGE_f64)
     operand(&args, FSM_Y, y, args.operands[FSM_X].storage)
-    describe_rows(&args, cnp.PyArray_DIM(a, axis), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
+    describe_rows(&args, n, cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
     args.operands[FSM_Y].stride[0] = args.operands[FSM_Y].across = cnp.PyArray_ITEMSIZE(a)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y if ndim > 1 else y[()]
 
 
 cdef bint is_plain(x, axis_of_x, int *axis):
-    """Whether x is a native float32 or float64 array itself, and axis_of_x one of its axes (or all of its one axis)."""
+    """Whether x is a native float32 or float64 array itself, and axis_of_x one of its axes, or None and x C-contiguous:
+    then axis becomes -1."""
     cdef cnp.ndarray a
     if type(x) is not cnp.ndarray:
         return False
     a = <cnp.ndarray>x
     if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) or not cnp.PyArray_ISNOTSWAPPED(a):
         return False
-    if axis_of_x is None and cnp.PyArray_NDIM(a) == 1:
-        axis[0] = 0
-        return True
+    if axis_of_x is None:
+        axis[0] = -1
+        return cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_NDIM(a) > 0
     if type(axis_of_x) is not int:
         return False
     try:
@@ -225,21 +239,20 @@ cdef bint is_plain(x, axis_of_x, int *axis):
 
 
 def compute(
-    int op, compute_dtype, x, axes, y, int threads, mask=None, weights=None, sign=None, double temperature=1.0,
+    int op, int compute_dtype, x, axes, y, int threads, mask=None, weights=None, sign=None, double temperature=1.0,
     bint zero_if_all_neg_inf=False, double flush_below=0.0,
 ):
     """Operation number `op` on x along `axes`, a tuple of different numbers from 0 on, into y.
 
     y is writeable, has no element twice, and is x itself or apart from all other arrays; it has the shape of x, or, for
     a reduction, 1 in place of the axes. `mask` (bool) and `weights` are None or have the shape of x, `sign` that of y.
-    All dtypes are among those that storage_of() knows. compute_dtype: float32, float64 or longdouble.
+    All dtypes are among those that storage_of() knows. compute_dtype: F32, F64 or LONGDOUBLE.
     """
     cdef cnp.ndarray a = x
     cdef fsm_args args
     cdef fsm_kernel *kernel
     cdef bint joined[FSM_MAX_DIMS]
-    cdef int dtype = FSM_F32 if compute_dtype == np.float32 else FSM_F64
-    cdef bint longdouble = compute_dtype != np.float32 and compute_dtype != np.float64
+    cdef int dtype = FSM_F64 if compute_dtype == LONGDOUBLE else compute_dtype
 
     if cnp.PyArray_SIZE(a) == 0:
         return
@@ -259,7 +272,7 @@ def compute(
     for axis in axes:
         joined[<int>axis] = True
     describe(&args, a, y, mask, weights, sign, joined)
-    if longdouble:
+    if compute_dtype == LONGDOUBLE:
         split_columns(&args)
         kernel = fsm_longdouble_kernels[op]
     else:
@@ -307,7 +320,9 @@ def storage_of(dtype):
     that register it with NumPy, such as ml_dtypes."""
     storage = _SUPPORTED.get(dtype)
     if storage is None:
-        storage = _SUPPORTED[dtype] = _STORAGES.get(dtype.name, -1)
+        storage = _STORAGES.get(dtype.name, -1)
+        if storage >= 0:
+            _SUPPORTED[dtype] = storage
     return storage
 
 

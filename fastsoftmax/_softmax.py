@@ -30,7 +30,7 @@ def softmax(
     x : array_like
         Logits, of any shape, layout and byte order; float16, bfloat16 (of a package that registers it with NumPy, such
         as ml_dtypes), float32, float64, longdouble, integers or bool. It is read where it lies: nothing of its size is
-        ever allocated but the result.
+        ever allocated but the result (and, if `out` overlaps it in another order, a copy).
     axis : int, tuple of ints or None, default -1
         The elements along this axis, or along these axes together, sum to 1 in the result; None: all of x. Note that
         ``scipy.special.softmax`` defaults to None.

@@ -50,6 +50,8 @@ def breakers(dtype):
     row = (rng.standard_normal((2, 500)) * 4).astype(dtype)
     row[:, ::2] = tiny
     yield "some subnormal inputs", row
+    tiniest = np.array([1, 100, -1000], dtype)[:, None] * tiny
+    yield "subnormal maxima", np.concatenate([tiniest, np.full((3, 4), -85, dtype), np.full((3, 1), -np.inf, dtype)], 1)
     # Every result around the smallest normal and the smallest subnormal number.
     low, high = (-105, -85) if dtype == "float32" else (-747, -705)
     row = np.linspace(low, high, 4000)

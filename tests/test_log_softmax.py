@@ -106,3 +106,14 @@ def test_scipy_agrees_on_rows_that_are_not_confident(isa):
 def test_subnormal_inputs_count_as_what_they_are(isa, dtype):
     tiny = np.finfo(dtype).smallest_subnormal
     check("log_softmax", np.array([[0, tiny, -tiny, 5 * tiny], [1, tiny, 1, tiny], [200, tiny, 200, 200]], dtype))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
+@pytest.mark.parametrize("base", [3e6, 2.0**21 - 150, 1e7, -3e6])
+def test_chunks_that_merge_by_their_difference(isa, dtype, temperature, base):
+    """Maxima of 2^21 and more are relative to themselves; so is what they leave of another chunk."""
+    for gap in (20.0, 70.0, 231.0, 342.0, 387.0, 700.0):
+        x = np.full((2, 3000), -np.inf, dtype)
+        x[:, [5, 2500]] = [[base, base + gap], [base + gap, base]]
+        check("log_softmax", x, temperature=temperature)
+        check("softmax_entropy", x, temperature=temperature)

@@ -169,10 +169,13 @@ FSM_INLINE_ FN(ratio)
         const double half = (double)(int64_t)(k / 2);
         return (FN(ratio)){FN(power_of_two)(half), FN(power_of_two)(k - half)};
     }
-    /* k*LN2_HI is exact, and so is its difference to a shift that is near. */
-    const double d = (lose->shift[j] - win->shift[j]) / temperature;
-    const double root = fsm_exp(((d + k * FSM_LN2_HI) + k * FSM_LN2_LO) / 2);
-    return (FN(ratio)){root, root};
+    /* exp(hi + lo) for shifts that are near each other, or one that is near k*LN2; both differences are exact. */
+    const double apart = lose->shift[j] - win->shift[j], d = apart / temperature;
+    const fsm_sum d_rest = {d, fma(-d, temperature, apart) / temperature}, of_k = {k * FSM_LN2_HI, 0};
+    const fsm_sum sum = fsm_two_sum(d_rest, of_k);
+    const fsm_sum exponent = fsm_two_sum((fsm_sum){sum.hi, 0}, (fsm_sum){sum.lo + k * FSM_LN2_LO, 0});
+    const double root = fsm_exp(exponent.hi / 2);
+    return (FN(ratio)){root, root + root * exponent.lo};
 }
 
 FSM_INLINE_ fsm_sum FN(scaled)(fsm_sum s, double factor) {

@@ -13,7 +13,8 @@ FSM_OUTLINE_ void FN(log_softmax_plan_of)(FN(log_softmax_plan) * plan, const FN(
     FN(log_tails)(s, count, tails);
     for (int j = 0; j < count; j++) {
         const real max = (real)s->max[j], tail = (real)tails[j];
-        const bool alone = tails[j]<MIN_NORMAL, huge = max>(real) 0x1p100 && isfinite(max);
+        const bool alone = tails[j] < MIN_NORMAL;
+        const bool huge = max > (real)0x1p100 && isfinite(max);
         plan->max[j] = max < MIN_NORMAL && max > -MIN_NORMAL ? 0 : max;
         plan->unit[j] = huge ? (real)0.5 : 1;
         plan->tail[j] = alone ? 0 : tail;
@@ -32,11 +33,16 @@ typedef struct {
     vec max, minus_tail, unit, beta;
 } FN(log_softmax_terms);
 
+/* x, or 0 for a subnormal one: as vec_flush, but on every CPU, since here bits depend on it. */
+FSM_INLINE vec FN(without_subnormal)(vec x) {
+    return vec_select_lt(vec_abs(x), vec_set1(MIN_NORMAL), vec_set1(0), x);
+}
+
 FSM_INLINE vec FN(log_softmax_of)(vec x, FN(log_softmax_terms) terms, bool careful) {
     if (careful)
-        x = vec_flush(vec_mul(vec_flush(x), terms.unit));
+        x = FN(without_subnormal)(vec_mul(FN(without_subnormal)(x), terms.unit));
     const vec d = vec_sub(x, terms.max);
-    return vec_fma(careful ? vec_flush(d) : d, terms.beta, terms.minus_tail);
+    return vec_fma(careful ? FN(without_subnormal)(d) : d, terms.beta, terms.minus_tail);
 }
 
 /* The second sweep of a chunk. y may be x. */
@@ -56,7 +62,7 @@ FSM_INLINE void FN(log_softmax_group)(const FN(group) * g, FN(log_state) * state
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n, width = ROWS(columns), parts = columns ? g->tiles : g->rows;
     const bool x_ready = !columns && g->x_ready, y_ready = !columns && g->y_ready;
-    const bool stays = x_ready || g->held || n <= FSM_CHUNK; /* what the first sweep has loaded */
+    const bool stays = x_ready || g->held; /* what the first sweep has loaded */
     FN(log_softmax_plan) plans[MAX_TILES];
     if (columns)
         FN(log_sweep_columns)(g, states, NULL);

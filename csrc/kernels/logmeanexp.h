@@ -2,21 +2,6 @@
  * these two nearly cancel, as in a row of nearly equal elements, it is m + log1p((T/e - (count - 1)) / count) instead.
  */
 
-/* How many elements of a row take part. */
-static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_row *row) {
-    if (!args->operands[FSM_MASK].data)
-        return args->n;
-    uint8_t takes_part[FSM_CHUNK];
-    ptrdiff_t parts = 0;
-    for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
-        const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
-        fsm_gather(args, FSM_MASK, row->at[FSM_MASK], c, count, (char *)takes_part);
-        for (ptrdiff_t i = 0; i < count; i++)
-            parts += takes_part[i] != 0;
-    }
-    return parts;
-}
-
 static void FN(logmeanexp_finish)(const FN(group) * g, int t, const FN(log_state) * s) {
     const int entries = FN(entries)(g, t);
     double results[LANES], tails[LANES];

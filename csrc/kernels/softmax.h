@@ -118,7 +118,6 @@ FSM_INLINE void FN(softmax_add)(FN(softmax_state) * s, real *x, real *e, ptrdiff
 FSM_INLINE void FN(softmax_group)(const FN(group) * g, bool columns) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n, width = ROWS(columns), piece = g->held ? n : FSM_CHUNK;
-    const bool stays = g->held || n <= FSM_CHUNK; /* what is loaded first */
     FN(softmax_state) states[MAX_TILES];
 
     for (ptrdiff_t c = 0; c < n; c += piece) {
@@ -136,20 +135,20 @@ FSM_INLINE void FN(softmax_group)(const FN(group) * g, bool columns) {
     }
     for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-        if (!stays)
+        if (!g->held)
             FN(load_group)(g, c, count);
         for (int t = 0; t < g->tiles; t++) {
             real *x = FN(in_scratch)(g, t, c);
-            FN(softmax_add)(&states[t], x, stays ? x : NULL, count, columns);
+            FN(softmax_add)(&states[t], x, g->held ? x : NULL, count, columns);
         }
     }
     for (ptrdiff_t c = 0; c < n; c += piece) {
         const ptrdiff_t count = n - c < piece ? n - c : piece;
-        if (!stays)
+        if (!g->held)
             FN(load_group)(g, c, count);
         for (int t = 0; t < g->tiles; t++) {
             real *e = FN(in_scratch)(g, t, c);
-            if (!stays) {
+            if (!g->held) {
                 fsm_sum unused[LANES];
                 const FN(terms) terms = states[t].plan.careful ? FN(CAREFUL) : FN(PLAIN);
                 FN(sum_rows)(e, e, count, &states[t].plan.frame, terms, unused, columns);

@@ -13,7 +13,7 @@ static void FN(softmax_entropy_finish)(const FN(group) * g, int t, const FN(log_
             results[j] = NAN;
         } else if (s->max[j] == -INFINITY) {
             const fsm_row row = fsm_row_across(g->row, g->args, t * LANES + j);
-            results[j] = FN(takes_part)(g->args, &row) ? NAN : 0;
+            results[j] = FN(count_parts)(g->args, &row) > 0 ? NAN : 0;
         }
     }
     FN(store_reduced)(g, FSM_Y, t, results);

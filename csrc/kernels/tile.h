@@ -81,18 +81,19 @@ FSM_OUTLINE_ void FN(store_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_
             FN(store)(args, FSM_Y, fsm_row_across(g->row, args, r).at[FSM_Y], begin, count, from + r * g->pitch);
 }
 
-/* Whether any element of a row takes part. */
-static bool FN(takes_part)(const fsm_args *args, const fsm_row *row) {
+/* How many elements of a row take part. */
+static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_row *row) {
     if (!args->operands[FSM_MASK].data)
-        return true;
+        return args->n;
     uint8_t takes_part[FSM_CHUNK];
+    ptrdiff_t parts = 0;
     for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
         const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
         fsm_gather(args, FSM_MASK, row->at[FSM_MASK], c, count, (char *)takes_part);
-        if (memchr(takes_part, 1, (size_t)count))
-            return true;
+        for (ptrdiff_t i = 0; i < count; i++)
+            parts += takes_part[i] != 0;
     }
-    return false;
+    return parts;
 }
 
 /* The result of a row without one: all -inf gives `blank` if that is asked for or nothing takes part; else all that
@@ -102,7 +103,7 @@ static void FN(fill_row)(const FN(group) * g, ptrdiff_t r, bool all_neg_inf, rea
     const fsm_row row = fsm_row_across(g->row, args, r);
     const real_bits nan_bits = QUIET_NAN_BITS;
     real value = blank, chunk[FSM_CHUNK];
-    if (!all_neg_inf || (!args->zero_if_all_neg_inf && FN(takes_part)(args, &row)))
+    if (!all_neg_inf || (!args->zero_if_all_neg_inf && FN(count_parts)(args, &row) > 0))
         memcpy(&value, &nan_bits, sizeof value);
     for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
         const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
