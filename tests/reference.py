@@ -239,8 +239,9 @@ def divide(d, lost, t):
 
 def ulp_error(got, exact, largest_term=None):
     """|got - exact| in units in the last place of `exact` as a number of got's dtype, or of `largest_term` if that is
-    given; for a subnormal, in units of the smallest subnormal. Between NaN and NaN, or equal infinities (or one, and
-    an exact result beyond the dtype's range): 0; between one of them and anything else: inf."""
+    given; for a subnormal, in units of the smallest subnormal. An infinity for a finite number counts as the number
+    that would follow the dtype's largest. Between two NaN or equal infinities: 0; between one of them and anything
+    else: inf."""
     shape = np.shape(got)
     got, exact = np.atleast_1d(got), np.atleast_1d(exact)
     largest_term = None if largest_term is None else np.atleast_1d(largest_term)
@@ -248,13 +249,18 @@ def ulp_error(got, exact, largest_term=None):
     number = as_mpf if got.dtype == LONG or exact.dtype == object else as_long
     with mpmath.workprec(BITS), np.errstate(all="ignore"):
         got, exact, most, least = map(number, (got, exact, fmt.max, fmt.smallest_normal))
-        exact = np.where(abs(exact) <= most, exact, np.where(exact > 0, np.inf, np.where(exact < 0, -np.inf, np.nan)))
+        same = (got == exact) | ((got != got) & (exact != exact))
+        next_one = most + number(np.ldexp(LONG(1), fmt.maxexp - 1 - fmt.nmant))
+        got, exact = (np.where(abs(exact) < np.inf, clipped(a, next_one), a) for a in (got, exact))
         magnitude = abs(exact if largest_term is None else number(largest_term))
         magnitude = np.where((magnitude > least) & (magnitude < np.inf), magnitude, least)
         unit = np.ldexp(LONG(1), exponent(magnitude) - fmt.nmant)
         error = (abs(got - exact) / number(unit)).astype(np.float64)
-        same = (got == exact) | ((got != got) & (exact != exact))
     return np.where(same, 0, np.where(np.isnan(error), np.inf, error)).reshape(shape)[()]
+
+
+def clipped(a, most):
+    return np.where(a > most, most, np.where(a < -most, -most, a))
 
 
 _exponent_of_mpf = np.frompyfunc(lambda value: mpmath.frexp(value)[1], 1, 1)

@@ -97,14 +97,15 @@ def check_weighted(a, b, axis=None, **options):
 def test_weights(isa, dtype, n):
     rng = np.random.default_rng(n)
     for spread in (1, 30):
-        a = (rng.standard_normal((6, n)) * spread).astype(dtype)
-        check_weighted(a, rng.random((6, n)).astype(dtype), axis=1)
-        check_weighted(a, rng.standard_normal((6, n)).astype(dtype), axis=1)
-        check_weighted(a, rng.integers(-1, 2, (6, n)).astype(dtype), axis=1)
+        a = (rng.standard_normal((10, n)) * spread).astype(dtype)
+        check_weighted(a, rng.random((10, n)).astype(dtype), axis=1)
+        check_weighted(a, rng.standard_normal((10, n)).astype(dtype), axis=1)
+        check_weighted(a, rng.integers(-1, 2, (10, n)).astype(dtype), axis=1)
         check_weighted(a, rng.standard_normal(n).astype(dtype), axis=-1)
         check_weighted(a.T, rng.random((n, 1)).astype(dtype), axis=0)
-        check_weighted(a, (10 ** rng.uniform(-30, 30, (6, n))).astype(dtype), axis=1)
-        check_weighted(a, rng.standard_normal((6, 1)).astype(dtype), axis=(0, 1), where=rng.random((6, n)) < 0.6)
+        check_weighted(a.T.copy(), rng.standard_normal((n, 10)).astype(dtype), axis=0)
+        check_weighted(a, (10 ** rng.uniform(-30, 30, (10, n))).astype(dtype), axis=1)
+        check_weighted(a, rng.standard_normal((10, 1)).astype(dtype), axis=(0, 1), where=rng.random((10, n)) < 0.6)
 
 
 def test_weights_at_the_ends_of_the_range(isa, dtype):

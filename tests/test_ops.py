@@ -120,7 +120,7 @@ def masks(rng, shape):
 def test_masked_elements_are_never_read_into_the_result(isa, dtype, op):
     for n in (1, 2, 5, 31, 32, 33, 100, 129, 2049, 5000):
         rng = np.random.default_rng(n)
-        x = (rng.standard_normal((6, n)) * 5).astype(dtype)
+        x = (rng.standard_normal((11, n)) * 5).astype(dtype)
         for mask in masks(rng, x.shape):
             expected = check(op, x, where=mask)
             for garbage in (np.nan, np.inf, -np.inf, np.finfo(dtype).max):
@@ -151,8 +151,8 @@ def test_a_mask_of_ones_changes_nothing(isa, dtype, op):
 
 def test_nothing_takes_part(isa, dtype, op):
     for n in (1, 7, 40, 3000):
-        x = np.full((3, n), np.nan, dtype)
-        for mask in (False, np.zeros(n, bool), np.zeros((3, 1), bool)):
+        x = np.full((11, n), np.nan, dtype)
+        for mask in (False, np.zeros(n, bool), np.zeros((11, 1), bool)):
             for axis, a in ((-1, x), (0, x.T.copy())):
                 got = call(op, a, axis, where=mask if axis == -1 else np.broadcast_to(mask, x.shape).T)
                 assert_same_bits(got, np.full(got.shape, ABSENT[op], dtype))
@@ -175,7 +175,7 @@ def spoilt(op, special):
 def test_a_nan_or_inf_spoils_its_row_only(isa, dtype, op, special):
     for n in (1, 2, 3, 10, 31, 32, 33, 129, 2048, 5000):
         rng = np.random.default_rng(0)
-        x = rng.standard_normal((7, n)).astype(dtype)
+        x = rng.standard_normal((11, n)).astype(dtype)
         good = call(op, x)
         for position in {0, n // 2, n - 1}:
             bad = x.copy()
@@ -193,7 +193,7 @@ def test_a_nan_or_inf_spoils_its_row_only(isa, dtype, op, special):
 def test_nan_beats_inf(isa, dtype, op):
     for n in (2, 40, 5000):
         for first, second in ((0, n - 1), (n - 1, 0), (0, n // 2)):
-            x = np.zeros((2, n), dtype)
+            x = np.zeros((11, n), dtype)
             x[1, first], x[1, second] = np.inf, np.nan
             for got in (call(op, x)[1], call(op, x.T.copy(), 0).T[1]):
                 assert_same_bits(got, np.full(got.shape, np.nan, dtype))
@@ -202,23 +202,23 @@ def test_nan_beats_inf(isa, dtype, op):
 def test_any_nan_payload_gives_the_one_nan(isa, dtype, op):
     integer = "u4" if dtype == "float32" else "u8"
     quiet = np.array([np.nan], dtype).view(integer)
-    x = np.zeros((2, 40), dtype)
+    x = np.zeros((11, 40), dtype)
     x[0, 5] = (quiet + 77).view(dtype)[0]
     signalling = quiet.copy()
     signalling ^= np.array(1 << (22 if dtype == "float32" else 51), integer)
     x.view(integer)[1, 7] = signalling[0] | 1
     for options in {}, {"where": np.arange(40) < 30}:
         for got in (call(op, x, **options), call(op, x.T.copy(), 0, **{k: v[:, None] for k, v in options.items()}).T):
-            spoilt_part = got[:, :30] if op in NORMALIZERS and options else got
+            spoilt_part = got[:2, :30] if op in NORMALIZERS and options else got[:2]
             assert_same_bits(spoilt_part, np.full(spoilt_part.shape, np.nan, dtype))
 
 
 def test_rows_of_minus_inf(isa, dtype, op):
     for n in (1, 5, 32, 200, 3000):
-        x = np.full((3, n), -np.inf, dtype)
-        x[1] = 0
+        x = np.full((11, n), -np.inf, dtype)  # as columns, more than are gathered one by one
+        x[1::2] = 0
         of_minus_inf = -np.inf if op in ("logsumexp", "logmeanexp") else np.nan
-        expected = call(op, np.zeros((3, n), dtype))
+        expected = call(op, np.zeros((11, n), dtype))
         expected[::2] = of_minus_inf
         assert_same_bits(call(op, x), expected)
         assert_same_bits(call(op, np.asfortranarray(x)), expected)
@@ -235,7 +235,7 @@ def test_all_neg_inf_with_masks_and_nan(isa, dtype, op, all_neg_inf):
     inf, nan = np.inf, np.nan
     rows = [[-inf, 3, -inf], [3, -inf, 4], [-inf, nan, -inf], [-inf, -inf, nan], [nan, nan, nan], [inf, -inf, 1]]
     for n in (3, 60, 4000):
-        x = np.resize(np.array(rows, dtype), (6, 3))[:, np.arange(n) % 3]
+        x = np.resize(np.array(rows, dtype), (12, 3))[:, np.arange(n) % 3]
         for mask in ([True, False, True], [False, True, False], [False] * 3, [True] * 3):
             options = {"where": np.resize(mask, n), "all_neg_inf": all_neg_inf}
             expected = check(op, x, **options)

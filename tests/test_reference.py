@@ -145,9 +145,27 @@ def test_shapes():
 
 
 def test_ulp_error():
-    got = np.array([1, 1, 0, 1e-45, 3, np.nan, np.inf, np.inf, np.nan, np.inf, -np.inf], np.float32)
-    exact = np.array([1, 1 + 2.0**-23, 2.0**-149, 0, 4, np.nan, np.inf, 1, 1, -np.inf, -1e39], LONG)
-    expected = [0, 1, 1, 1, 2.0**21, 0, 0, np.inf, np.inf, np.inf, 0]
+    inf, nan, most = np.inf, np.nan, float(np.finfo(np.float32).max)
+    table = [
+        (1, 1, 0),
+        (1, 1 + 2.0**-23, 1),
+        (0, 2.0**-149, 1),
+        (1e-45, 0, 1),
+        (3, 4, 2.0**21),
+        (nan, nan, 0),
+        (inf, inf, 0),
+        (inf, -inf, inf),
+        (nan, 1, inf),
+        (1, nan, inf),
+        (most, inf, inf),
+        (inf, most, 1),
+        (inf, 1e39, 0),
+        (most, 1e39, 0.5),
+        (most, most + 2.0**101, 0.125),
+        (-inf, 1e39, 2.0**24),
+    ]
+    got, exact, expected = np.array(table, LONG).T
+    got = got.astype(np.float32)
     np.testing.assert_array_equal(ulp_error(got, exact), expected)
     np.testing.assert_array_equal(ulp_error(got, as_mpf(exact)), expected)
     np.testing.assert_array_equal(ulp_error(-got, -exact), expected)
