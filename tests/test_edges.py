@@ -234,7 +234,7 @@ def problems(draw):
     return op, x, axis, options
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(problems())
 def test_anything(problem):
     op, x, axis, options = problem
@@ -268,7 +268,7 @@ def test_any_storage(problem, storage):
     assert_same_bits(got[~np.isnan(got)], expected[~np.isnan(got)])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(problems(), st.data())
 def test_scipy_agrees_where_it_is_right(problem, data):
     """Float64, without masks and temperature, on slices that are not empty and without +inf (XX
