@@ -9,6 +9,7 @@ pip install -e ".[peers]" installs the other libraries. FASTSOFTMAX_ISA=avx2 mea
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def main(arguments=None):
     from bench.run import run
     from bench.tables import print_report
 
-    command = " ".join(["python -m bench", *arguments])
+    # Where the results go, a path of this machine, has no part in them.
+    command = re.sub(r" --results[ =]\S+", "", " ".join(["python -m bench", *arguments]))
     settings = {name: getattr(options, name) for name in ("sittings", "rounds", "patience")}
     memory = [case for case in memory_cases() if options.only in case.input_name]
     report = run(chosen, memory, options.mode, command, settings)

@@ -61,8 +61,7 @@ enum {
 /* More threads than this cannot be asked for. */
 #define FSM_MAX_THREADS 1024
 
-/* An array as a kernel walks it. Steps and strides are in bytes and may be negative or zero; nothing need be aligned.
- */
+/* An array as a kernel walks it. Steps and strides are in bytes and may be negative or 0; nothing need be aligned. */
 typedef struct {
     char *data; /* element 0 of row 0; NULL: there is none */
     int storage;

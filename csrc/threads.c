@@ -270,12 +270,15 @@ static void set_mask(thread t, const cpu_mask *mask) {
 
 /* ---- how work is split */
 
+/* Strips side by side; 1 without columns. */
+static ptrdiff_t strips_of(const fsm_args *args, int dtype) {
+    return args->columns ? (args->columns - 1) / FSM_STRIP(dtype) + 1 : 1;
+}
+
 ptrdiff_t fsm_units(const fsm_args *args, int dtype) {
-    ptrdiff_t units = 1;
+    ptrdiff_t units = strips_of(args, dtype);
     for (int d = 0; d < args->ndim; d++)
         units *= args->shape[d];
-    if (args->columns)
-        units *= (args->columns - 1) / FSM_STRIP(dtype) + 1;
     return units;
 }
 
@@ -286,7 +289,7 @@ typedef struct {
 } split;
 
 static split split_of(const fsm_args *args, int dtype) {
-    const ptrdiff_t strips = args->columns ? (args->columns - 1) / FSM_STRIP(dtype) + 1 : 1;
+    const ptrdiff_t strips = strips_of(args, dtype);
     const ptrdiff_t unit_elements = args->n * (args->columns ? FSM_STRIP(dtype) : 1);
     const ptrdiff_t unit_work = (ptrdiff_t)(dtype == FSM_F32 ? 4 : 8) * unit_elements + ROW_WORK;
     const ptrdiff_t together = strips < MIN_STRIPS ? strips : 1; /* units that are not separated */

@@ -446,6 +446,7 @@ cdef void describe(
     cdef int d, k, o, last
     cdef ptrdiff_t length
     cdef ptrdiff_t strides[FSM_MAX_DIMS][FSM_OPERANDS]
+    cdef ptrdiff_t own[FSM_OPERANDS]
     cdef cnp.ndarray a
 
     for o, array in enumerate((x, y, mask, weights, sign)):
@@ -493,14 +494,14 @@ cdef void describe(
     last = -1
     for d in range(args.ndim):
         for o in range(args.used):
-            strides[0][o] = args.operands[o].stride[d]
-        if last >= 0 and continues(args, strides[0], args.shape[d], last, False):
+            own[o] = args.operands[o].stride[d]
+        if last >= 0 and continues(args, own, args.shape[d], last, False):
             args.shape[last] *= args.shape[d]
         else:
             last += 1
             args.shape[last] = args.shape[d]
         for o in range(args.used):
-            args.operands[o].stride[last] = strides[0][o]
+            args.operands[o].stride[last] = own[o]
     args.ndim = last + 1
 
     for o in range(args.used):

@@ -55,7 +55,7 @@ def logsumexp(
     value : ndarray or scalar
         The logarithm of the sum, or with `return_sign` of its absolute value; a NumPy scalar if 0-d.
     sign : ndarray or scalar
-        With `return_sign`: 1, 0, -1 or NaN, in the dtype and shape of `value`.
+        With `return_sign`: 1, 0, -1 or NaN, in the shape of `value` and the dtype that it has without `out`.
 
     Raises
     ------

@@ -37,7 +37,7 @@ FSM_INLINE bool FN(find_max)(const real *x, ptrdiff_t n, real *max, ptrdiff_t *i
         for (ptrdiff_t i = 0; i < n && max[0] > -(real)INFINITY; i += LANES) {
             const ptrdiff_t left = n - i;
             const vec a = left < LANES ? vec_load_n(x + i, left, -(real)INFINITY) : vec_load(x + i);
-            const int lane = vec_find_eq(a, range.max);
+            const int lane = vec_find_eq(a, vec_set1(max[0]));
             if (lane < LANES) {
                 index[0] = i + lane;
                 break;
@@ -91,7 +91,7 @@ FSM_OUTLINE_ void FN(distances)(real *x, const real *e, ptrdiff_t n, vec max, re
  * distances, or is NULL. */
 FSM_INLINE void FN(log_chunk)(FN(log_state) * s, ptrdiff_t j, real *x, const real *w, real *spare, ptrdiff_t n,
                               ptrdiff_t begin, FN(beta) beta, bool columns) {
-    const ptrdiff_t rows = ROWS(columns), step = ROWS(columns);
+    const ptrdiff_t rows = ROWS(columns);
     real max[LANES], finite_max[LANES], shift[LANES], e[LANES], k[LANES];
     ptrdiff_t *index = s->index + j;
     fsm_sum *others = s->others + j;
@@ -110,23 +110,23 @@ FSM_INLINE void FN(log_chunk)(FN(log_state) * s, ptrdiff_t j, real *x, const rea
     vec_store(k, FN(exp_frame_k)(&frame));
 
     bool weights_finite = true;
-    for (ptrdiff_t i = 0; w && i < n * step; i++)
+    for (ptrdiff_t i = 0; w && i < n * rows; i++)
         weights_finite &= w[i] - w[i] == 0;
     for (ptrdiff_t i = 0; i < rows; i++) {
         s->flags[j + i] = 0;
         if (max[i] == (real)INFINITY || !weights_finite)
-            s->flags[j + i] = FN(infinities)(x + i, w ? w + i : NULL, n, step);
-        s->weight[j + i] = w && index[i] >= 0 ? w[index[i] * step + i] : 1;
+            s->flags[j + i] = FN(infinities)(x + i, w ? w + i : NULL, n, rows);
+        s->weight[j + i] = w && index[i] >= 0 ? w[index[i] * rows + i] : 1;
     }
     if (w) {
         FN(sum_rows)(x, x, n, &frame, terms, others, columns);
-        for (ptrdiff_t i = 0; i < n * step; i++)
+        for (ptrdiff_t i = 0; i < n * rows; i++)
             x[i] *= w[i];
         FN(sum_rows_without)(x, n, index, e, &frame, FN(GIVEN), others, columns);
     } else if (spare) {
         FN(sum_rows)(x, spare, n, &frame, terms, others, columns);
         FN(sum_rows_without)(spare, n, index, e, &frame, FN(GIVEN), others, columns);
-        FN(distances)(x, spare, n * step, maxima, beta.hi);
+        FN(distances)(x, spare, n * rows, maxima, beta.hi);
         FN(sum_rows)(x, NULL, n, &frame, FN(GIVEN), s->distance + j, columns);
     } else if (columns || careful) {
         FN(sum_rows_without)(x, n, index, e, &frame, terms, others, columns);

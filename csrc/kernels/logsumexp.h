@@ -22,7 +22,9 @@ FSM_INLINE_ double FN(log_weighted)(const FN(log_state) * s, int j, double *sign
         return -INFINITY;
     }
     *sign = u > -1 ? own : -own;
-    return s->max[j] + (fsm_log(fabs(s->weight[j])) + fsm_log1p(u > -1 ? u : -u - 2));
+    /* The logarithms of a small weight and of what makes up for it would cancel; their product does not. */
+    const double size = fabs(s->weight[j]);
+    return s->max[j] + (fabs(u) < 0.5 ? fsm_log(size) + fsm_log1p(u) : fsm_log(size * fabs(1 + u)));
 }
 
 static void FN(logsumexp_finish)(const FN(group) * g, int t, const FN(log_state) * s) {

@@ -45,16 +45,13 @@ FSM_INLINE FN(range) FN(range_chunk)(FN(range) range, const real *x, ptrdiff_t n
     return range;
 }
 
-/* The range of n elements of a row, or of every column of a tile: its max holds the row's maximum in every lane, or
- * each column's in its lane. */
+/* The range of n elements of a row, over all its lanes, or of every column of a tile, in the column's lane. */
 FSM_INLINE FN(range) FN(range_rows)(const real *x, ptrdiff_t n, bool columns) {
     if (columns)
         return FN(range_chunk)(FN(range_of)(vec_load(x)), x, n * LANES, 0);
     real first;
     memcpy(&first, x, sizeof first);
-    FN(range) range = FN(range_chunk)(FN(range_of)(vec_set1(first)), x, n, first);
-    range.max = vec_set1(vec_hmax(range.max));
-    return range;
+    return FN(range_chunk)(FN(range_of)(vec_set1(first)), x, n, first);
 }
 
 /* ---- sums */
