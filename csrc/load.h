@@ -2,13 +2,10 @@
 
 /* `count` halves at `from`. */
 static void FN(convert_f16)(const char *from, ptrdiff_t count, real *to) {
-    uint16_t bits[LANES];
-    for (; count >= LANES; count -= LANES, from += sizeof bits, to += LANES) {
-        memcpy(bits, from, sizeof bits);
-        vec_store(to, vec_load_f16(bits));
-    }
+    uint16_t bits[LANES] = {0};
+    for (; count >= LANES; count -= LANES, from += sizeof bits, to += LANES)
+        vec_store(to, vec_load_f16((const uint16_t *)from));
     if (count > 0) {
-        memset(bits, 0, sizeof bits);
         memcpy(bits, from, (size_t)count * sizeof *bits);
         vec_store_n(to, count, vec_load_f16(bits));
     }

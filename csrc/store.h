@@ -2,10 +2,8 @@
 
 static void FN(unconvert_f16)(const real *from, ptrdiff_t count, char *to) {
     uint16_t bits[LANES];
-    for (; count >= LANES; count -= LANES, from += LANES, to += sizeof bits) {
-        vec_store_f16(bits, vec_load(from));
-        memcpy(to, bits, sizeof bits);
-    }
+    for (; count >= LANES; count -= LANES, from += LANES, to += sizeof bits)
+        vec_store_f16((uint16_t *)to, vec_load(from));
     if (count > 0) {
         vec_store_f16(bits, vec_load_n(from, count, 0));
         memcpy(to, bits, (size_t)count * sizeof *bits);

@@ -14,8 +14,9 @@ FSM_INLINE vec vec_load_n(const real *p, ptrdiff_t n, real fill); /* lanes from 
 FSM_INLINE void vec_store(real *p, vec a);
 FSM_INLINE void vec_store_n(real *p, ptrdiff_t n, vec a);
 
-/* IEEE binary16 numbers at p, LANES of them. The load is exact. The store rounds once, to nearest even, whatever the
- * precision, with gradual underflow and overflow to infinity. A NaN becomes a quiet NaN, the canonical one stays so. */
+/* IEEE binary16 numbers at p, LANES of them; p needs no alignment. The load is exact. The store rounds once, to nearest
+ * even, whatever the precision, with gradual underflow and overflow to infinity. A NaN becomes a quiet NaN, the
+ * canonical one stays so. */
 FSM_INLINE vec vec_load_f16(const uint16_t *p);
 FSM_INLINE void vec_store_f16(uint16_t *p, vec a);
 
