@@ -12,10 +12,13 @@
 #define FSM_INLINE_  static __forceinline
 #define FSM_OUTLINE_ static __declspec(noinline)
 #define FSM_UNROLL
+#define FSM_PREFETCH(address) ((void)(address))
 #else
-#define FSM_INLINE_  static inline __attribute__((always_inline, unused))
-#define FSM_OUTLINE_ static __attribute__((noinline, unused))
-#define FSM_UNROLL   _Pragma("GCC unroll 16")
+#define FSM_INLINE_           static inline __attribute__((always_inline, unused))
+#define FSM_OUTLINE_          static __attribute__((noinline, unused))
+#define FSM_UNROLL            _Pragma("GCC unroll 16")
+/* For a read; the address may be any. */
+#define FSM_PREFETCH(address) __builtin_prefetch(address)
 #endif
 #if defined(FSM_KEEP_FUNCTIONS)
 #define FSM_INLINE FSM_OUTLINE_
@@ -109,8 +112,8 @@ typedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
 /* Columns of a strip: the lanes of a block. */
 #define FSM_STRIP(dtype) ((dtype) == FSM_F32 ? 32 : 16)
 
-/* Half of a common L2 cache: what is loaded there is still there when it is stored. */
-#define FSM_SCRATCH 524288
+/* About half of a common L2 cache: what is loaded there is still there when it is stored. Four strips of 1024 fit. */
+#define FSM_SCRATCH 688128
 
 typedef struct {
     const char *name;

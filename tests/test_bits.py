@@ -89,6 +89,37 @@ def test_a_neighbour_changes_nothing(isa, dtype, op):
         assert_same_bits(got, expected)
 
 
+@pytest.mark.parametrize("n", [300, 1500, 4500])
+def test_columns_that_rise_and_fall(isa, dtype, op, n):
+    """Columns are summed relative to what their first elements promise (softmax.h): here that is far too little, too
+    much, or nothing, in one column of a strip or in all of it."""
+    rng = np.random.default_rng(n)
+    x = rng.standard_normal((n, 4 * 32 + 5)).astype(dtype)
+    high = np.array([39, 41, 60, 100, 1e3, 1e5, 3e6, 1e30])
+    x[n // 2, 3 : 3 + len(high)] = high
+    x[n - 1, 40 : 40 + len(high)] += high
+    x[:200, 50] = -np.inf
+    x[:200, 51] = -np.inf
+    x[200:, 51] -= 60
+    x[:200, 52] = -1e30
+    x[:140, 53:56] += np.array([30, 200, 1e4])
+    x[-1, 60:63] = np.inf, np.nan, -np.inf
+    x[:, 96:] = np.linspace(-300, 300, n)[:, np.newaxis] * rng.standard_normal(x.shape[1] - 96)
+    x[rng.random(x.shape) < 0.01] = 0
+    x[rng.random(x.shape) < 0.01] = np.finfo(dtype).smallest_subnormal
+    mask = rng.random(x.shape) < 0.5
+    options = [{}, {"where": mask}]
+    if takes(op, "temperature"):
+        options += [{"temperature": 0.1}, {"temperature": 7}]
+    for columns in (x, x[:, :128], x.astype(x.dtype.newbyteorder())):  # the last is never read in place
+        for each in options:
+            given = {k: v[:, : columns.shape[1]] if k == "where" else v for k, v in each.items()}
+            rows = {k: v.T if k == "where" else v for k, v in given.items()}
+            expected = call(op, np.ascontiguousarray(columns.T), **rows)
+            got = call(op, columns, 0, **given)
+            assert_same_bits(got if got.ndim == 1 else got.T, expected, str(rows))
+
+
 def test_alignment(isa, dtype, op):
     for n in (1, 3, 10, 33, 100, 1000, 2049, 5000):
         rng = np.random.default_rng(n)

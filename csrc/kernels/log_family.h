@@ -13,6 +13,8 @@
 /* A NaN, or an infinity with a weight of either sign, among the elements. */
 enum { FN(HAS_NAN) = 1, FN(HAS_INF) = 2, FN(HAS_MINUS_INF) = 4 };
 
+#define LOG_TILES 4
+
 /* Of up to LANES rows, or the columns of a tile. */
 typedef struct {
     double max[LANES];    /* of the x that take part; -inf: nothing does, or nothing else */
@@ -286,12 +288,6 @@ FSM_OUTLINE_ void FN(log_sweep_columns)(const FN(group) * g, FN(log_state) * sta
 
 /* ---- results, the same for rows and columns */
 
-/* Entries of a state that are there: rows, or columns of tile t. */
-FSM_INLINE_ int FN(entries)(const FN(group) * g, int t) {
-    const ptrdiff_t left = g->rows - t * LANES;
-    return left < LANES ? (int)left : LANES;
-}
-
 /* log1p(T/e): what the others add to the maximum. */
 FSM_OUTLINE_ void FN(log_tails)(const FN(log_state) * s, int count, double *tails) {
     for (int j = 0; j < count; j++)
@@ -329,10 +325,11 @@ FSM_INLINE void FN(reduce_rows)(const FN(group) * g, bool spare, FN(log_finish) 
 }
 
 FSM_INLINE void FN(reduce_columns)(const FN(group) * g, bool spare, FN(log_finish) * finish) {
-    FN(log_state) states[MAX_TILES];
+    FN(log_state) states[LOG_TILES];
     FN(log_sweep_columns)(g, states, spare ? FN(spare_of)(g) : NULL);
     for (int t = 0; t < g->tiles; t++)
         finish(g, t, &states[t]);
 }
 
-#define REDUCTION_PLAN ((FN(plan)){.hold = false, .room = REDUCTION_ROOM, .most_rows = LANES})
+#define REDUCTION_PLAN                                                                                                 \
+    ((FN(plan)){.hold = false, .room = REDUCTION_ROOM, .tiles = LOG_TILES, .piece = FSM_CHUNK, .most_rows = LANES})

@@ -63,7 +63,7 @@ FSM_INLINE void FN(log_softmax_group)(const FN(group) * g, FN(log_state) * state
     const ptrdiff_t n = args->n, width = ROWS(columns), parts = columns ? g->tiles : g->rows;
     const bool x_ready = !columns && g->x_ready, y_ready = !columns && g->y_ready;
     const bool stays = x_ready || g->held; /* what the first sweep has loaded */
-    FN(log_softmax_plan) plans[MAX_TILES];
+    FN(log_softmax_plan) plans[LOG_TILES];
     if (columns)
         FN(log_sweep_columns)(g, states, NULL);
     else
@@ -114,11 +114,12 @@ static void FN(log_softmax_rows)(const FN(group) * g) {
 }
 
 static void FN(log_softmax_columns)(const FN(group) * g) {
-    FN(log_state) states[MAX_TILES];
+    FN(log_state) states[LOG_TILES];
     FN(log_softmax_group)(g, states, true);
 }
 
 static void FN(log_softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    const FN(plan) plan = {.hold = true, .room = SCRATCH_ROOM, .most_rows = LANES};
+    const FN(plan)
+        plan = {.hold = true, .room = SCRATCH_ROOM, .tiles = LOG_TILES, .piece = FSM_CHUNK, .most_rows = LANES};
     FN(each_group)(args, begin, end, scratch, plan, FN(log_softmax_rows), FN(log_softmax_columns));
 }

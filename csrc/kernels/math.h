@@ -40,9 +40,11 @@ typedef struct {
     FN(beta) beta;
 } FN(exp_frame);
 
-/* Rows whose maximum (times beta) is in here need no shift. */
+/* Rows whose maximum (times beta) is smaller than this need no shift. */
+#define DIRECT ((real)0x1p21)
+
 FSM_INLINE bool FN(in_direct_range)(real max) {
-    return max > (real)-0x1p21 && max < (real)0x1p21;
+    return max > -DIRECT && max < DIRECT;
 }
 
 /* max: of the row, finite. */

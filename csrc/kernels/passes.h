@@ -110,7 +110,15 @@ FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff
     return vec_acc_fold(lanes);
 }
 
-/* The same for the columns of a tile. */
+/* vec_acc_fold of columns, whose lanes lie one after the other: `used` of them, the others are 0 and change nothing. */
+static vec_acc FN(fold_columns)(vec_acc *lanes, int used) {
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int j = 0; j < width && j + width < used; j++)
+            lanes[j] = vec_acc_merge(lanes[j], lanes[j + width]);
+    return lanes[0];
+}
+
+/* sum_row_body() for the columns of a tile. */
 FSM_INLINE vec_acc FN(sum_columns_body)(const real *x, real *e, ptrdiff_t n, FN(exp_frame) frame, FN(terms) terms) {
     const int used = n < LANES ? (int)n : LANES;
     vec_acc lanes[LANES];
@@ -133,11 +141,7 @@ FSM_INLINE vec_acc FN(sum_columns_body)(const real *x, real *e, ptrdiff_t n, FN(
             lanes[j] = vec_acc_add(lanes[j], vec_add(vec_add(s[0], s[2]), vec_add(s[1], s[3])));
         }
     }
-    /* vec_acc_fold, but across memory; a lane that was never used is 0 and changes nothing. */
-    for (int width = LANES / 2; width > 0; width /= 2)
-        for (int j = 0; j < width && j + width < used; j++)
-            lanes[j] = vec_acc_merge(lanes[j], lanes[j + width]);
-    return lanes[0];
+    return FN(fold_columns)(lanes, used);
 }
 
 static fsm_sum FN(sum_row)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,

@@ -1,49 +1,47 @@
 /* softmax: y = exp(x) / sum(exp(x)).
  *
  * Three sweeps over a row: the maximum of x; e = exp(x), kept in y or in the scratch, and the sum; y = e/S. Rows for
- * which there is no room are loaded three times, and e is computed twice. A row whose sum is NaN, or whose maximum is
- * infinite (all -inf, or a +inf), is special: fill_row(). */
+ * which there is no room are loaded three times, and e is computed twice. Columns: see there. A row whose sum is NaN,
+ * or whose maximum is infinite (all -inf, or a +inf), is special: fill_row(). */
 
-/* What the first sweep finds: the frame of the exponentials, and whether they need care. */
+/* What the first sweep finds: the frame of the exponentials, and whether they need care (in columns, but for subnormal
+ * x). */
 typedef struct {
-    vec max;
-    real row_max; /* of a row: max in every lane */
+    real row_max; /* of a row */
     FN(exp_frame) frame;
     bool careful;
 } FN(softmax_plan);
 
+/* a, or what takes the place of an element that is not finite. */
+FSM_INLINE vec FN(finite_or)(vec a, vec other) {
+    return vec_select_lt(vec_abs(a), vec_set1((real)INFINITY), a, other);
+}
+
 FSM_INLINE FN(softmax_plan) FN(softmax_plan_of)(FN(range) range, FN(beta) beta, bool columns) {
-    real max[LANES], shift[LANES], finite_max[LANES];
-    bool careful = FN(range_has_subnormal)(range) || beta.hi != 1 || beta.lo != 0;
-    if (columns) {
-        vec_store(max, range.max);
-    } else {
-        max[0] = vec_hmax(range.max);
-        range.max = vec_set1(max[0]);
-    }
-    for (int j = 0; j < ROWS(columns); j++) {
-        finite_max[j] = isfinite(max[j]) ? max[j] : 0; /* of -inf alone the sum is then 0, unless a NaN is there too */
-        shift[j] = FN(in_direct_range)(finite_max[j] * beta.hi) ? 0 : finite_max[j];
-        careful |= shift[j] != 0;
-    }
-    const vec maxima = columns ? vec_load(finite_max) : vec_set1(finite_max[0]);
-    const vec shifts = columns ? vec_load(shift) : vec_set1(shift[0]);
-    return (FN(softmax_plan)){range.max, max[0], FN(exp_frame_of)(maxima, shifts, beta), careful};
+    const vec zero = vec_set1(0);
+    const real row_max = columns ? 0 : vec_hmax(range.max);
+    const vec max = columns ? range.max : vec_set1(row_max);
+    const vec finite_max = FN(finite_or)(max, zero); /* of -inf alone the sum is then 0, unless a NaN is there too */
+    const vec shift =
+        vec_select_lt(vec_abs(vec_mul(finite_max, vec_set1(beta.hi))), vec_set1(DIRECT), zero, finite_max);
+    const bool careful = beta.hi != 1 || beta.lo != 0 || vec_any_lt(zero, vec_abs(shift));
+    return (FN(softmax_plan)){row_max, FN(exp_frame_of)(finite_max, shift, beta),
+                              careful || (!columns && FN(range_has_subnormal)(range))};
 }
 
 /* What e is multiplied by. */
-FSM_INLINE FN(divisor) FN(softmax_divisor)(const fsm_sum *sums, bool columns) {
-    real hi[LANES], lo[LANES];
-    for (int j = 0; j < ROWS(columns); j++)
-        FN(sum_reciprocal)(sums[j], &hi[j], &lo[j]);
-    return columns ? (FN(divisor)){vec_load(hi), vec_load(lo)} : (FN(divisor)){vec_set1(hi[0]), vec_set1(lo[0])};
+FSM_INLINE FN(divisor) FN(softmax_divisor)(fsm_sum sum) {
+    real hi, lo;
+    FN(sum_reciprocal)(sum, &hi, &lo);
+    return (FN(divisor)){vec_set1(hi), vec_set1(lo)};
 }
 
 /* ---- rows that lie ready, or are in the scratch */
 
 /* Rows of one chunk are looked at one ahead: the first sweep of the next fills the time that the end of a sum and the
  * division take, and brings the row into L1. (64, 1000) float32 takes 0.22 ns an element instead of 0.25, (1024, 128)
- * 0.33 instead of 0.42 (AVX-512, Zen 5). */
+ * 0.33 instead of 0.42. Longer ones are asked for ahead: (128, 32000) float32 takes 0.31 instead of 0.39, float16 0.35
+ * instead of 0.48 (AVX-512, Zen 5). */
 static void FN(softmax_whole_rows)(const FN(group) * g) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n;
@@ -66,6 +64,8 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
         fsm_sum sum = {0, 0};
         for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
             const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+            if (!look_ahead)
+                FN(prefetch_row)(g, r + 1, c, count);
             fsm_sum chunk = plan.careful
                                 ? FN(sum_row)(row_x + c, row_y + c, count, -1, NULL, &plan.frame, FN(CAREFUL))
                                 : FN(sum_row_body)(row_x + c, row_y + c, count, -1, NULL, plan.frame, FN(PLAIN));
@@ -82,7 +82,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
                 special[r] = all_neg_inf ? 2 : 1;
             continue;
         }
-        FN(quotient_chunk)(row_y, n, FN(softmax_divisor)(&sum, false));
+        FN(quotient_chunk)(row_y, n, FN(softmax_divisor)(sum));
         if (args->flush_below > 0)
             FN(flush_chunk)(row_y, n, (real)args->flush_below);
     }
@@ -94,74 +94,41 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
             FN(fill_row)(g, r, special[r] == 2, 0);
 }
 
-/* ---- columns, and rows for which there is no room */
+/* ---- a row for which there is no room */
 
-typedef struct {
-    FN(range) range;
-    FN(softmax_plan) plan;
-    fsm_sum sums[LANES];
-} FN(softmax_state);
-
-/* The second sweep of a chunk; e may be NULL. */
-FSM_INLINE void FN(softmax_add)(FN(softmax_state) * s, real *x, real *e, ptrdiff_t count, bool columns) {
-    fsm_sum chunk[LANES];
-    FN(sum_rows)(x, e, count, &s->plan.frame, s->plan.careful ? FN(CAREFUL) : FN(PLAIN), chunk, columns);
-    for (int j = 0; j < ROWS(columns); j++)
-        s->sums[j] = FN(sum_merge)(s->sums[j], chunk[j]);
-}
-
-FSM_INLINE void FN(softmax_group)(const FN(group) * g, bool columns) {
+static void FN(softmax_long_row)(const FN(group) * g) {
     const fsm_args *args = g->args;
-    const ptrdiff_t n = args->n, width = ROWS(columns), piece = g->held ? n : FSM_CHUNK;
-    FN(softmax_state) states[MAX_TILES];
+    const ptrdiff_t n = args->n;
+    real *chunk = g->scratch;
+    FN(range) range;
+    fsm_sum sum = {0, 0};
 
-    for (ptrdiff_t c = 0; c < n; c += piece) {
-        const ptrdiff_t count = n - c < piece ? n - c : piece;
-        FN(load_group)(g, c, count);
-        for (int t = 0; t < g->tiles; t++) {
-            FN(range) range = FN(range_rows)(FN(in_scratch)(g, t, c), count, columns);
-            states[t].range = c ? FN(range_join)(states[t].range, range) : range;
-        }
-    }
-    for (int t = 0; t < g->tiles; t++) {
-        states[t].plan = FN(softmax_plan_of)(states[t].range, g->beta, columns);
-        for (int j = 0; j < width; j++)
-            states[t].sums[j] = (fsm_sum){0, 0};
-    }
     for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-        if (!g->held)
-            FN(load_group)(g, c, count);
-        for (int t = 0; t < g->tiles; t++) {
-            real *x = FN(in_scratch)(g, t, c);
-            FN(softmax_add)(&states[t], x, g->held ? x : NULL, count, columns);
-        }
+        FN(load_group)(g, c, count);
+        const FN(range) of_chunk = FN(range_rows)(chunk, count, false);
+        range = c ? FN(range_join)(range, of_chunk) : of_chunk;
     }
-    for (ptrdiff_t c = 0; c < n; c += piece) {
-        const ptrdiff_t count = n - c < piece ? n - c : piece;
-        if (!g->held)
-            FN(load_group)(g, c, count);
-        for (int t = 0; t < g->tiles; t++) {
-            real *e = FN(in_scratch)(g, t, c);
-            if (!g->held) {
-                fsm_sum unused[LANES];
-                const FN(terms) terms = states[t].plan.careful ? FN(CAREFUL) : FN(PLAIN);
-                FN(sum_rows)(e, e, count, &states[t].plan.frame, terms, unused, columns);
-            }
-            FN(quotient_chunk)(e, count * width, FN(softmax_divisor)(states[t].sums, columns));
-            if (args->flush_below > 0)
-                FN(flush_chunk)(e, count * width, (real)args->flush_below);
-        }
+    const FN(softmax_plan) plan = FN(softmax_plan_of)(range, g->beta, false);
+    const FN(terms) terms = plan.careful ? FN(CAREFUL) : FN(PLAIN);
+    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+        FN(load_group)(g, c, count);
+        sum = FN(sum_merge)(sum, FN(sum_row)(chunk, NULL, count, -1, NULL, &plan.frame, terms));
+    }
+    if (!isfinite(plan.row_max) || isnan(sum.hi)) {
+        FN(fill_row)(g, 0, plan.row_max == -(real)INFINITY && !isnan(sum.hi), 0);
+        return;
+    }
+    const FN(divisor) divisor = FN(softmax_divisor)(sum);
+    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+        FN(load_group)(g, c, count);
+        FN(sum_row)(chunk, chunk, count, -1, NULL, &plan.frame, terms);
+        FN(quotient_chunk)(chunk, count, divisor);
+        if (args->flush_below > 0)
+            FN(flush_chunk)(chunk, count, (real)args->flush_below);
         FN(store_group)(g, c, count);
-    }
-    for (int t = 0; t < g->tiles; t++) {
-        real max[LANES];
-        vec_store(max, states[t].plan.max);
-        for (int j = 0; j < width && t * LANES + j < g->rows; j++) {
-            const bool nan = isnan(states[t].sums[j].hi);
-            if (nan || !isfinite(max[j]))
-                FN(fill_row)(g, t * LANES + j, max[j] == -(real)INFINITY && !nan, 0);
-        }
     }
 }
 
@@ -169,14 +136,274 @@ static void FN(softmax_rows)(const FN(group) * g) {
     if ((g->x_ready && g->y_ready) || g->held)
         FN(softmax_whole_rows)(g);
     else
-        FN(softmax_group)(g, false);
+        FN(softmax_long_row)(g);
+}
+
+/* ---- columns
+ *
+ * One sweep over x, a piece at a time, finds the maximum, e and the sum: e is relative to the largest element of the
+ * column's first piece, which may be off by GUESS_HIGH without harm. If it is off by more, the group starts again, with
+ * a sweep for the maximum alone ahead; and so do the groups after it, until that sweep finds that their guesses would
+ * have done. No bit depends on any of that, as k changes none.
+ *
+ * e stays in the scratch if there is room for it, else it is computed again. (1024, 1024) float32 takes 0.29 ns an
+ * element, where a sweep for the maximum ahead makes that 0.37 and a copy of x in the scratch 0.38; without room for e,
+ * (32000, 128) takes 0.43 (AVX-512, Zen 5; along the last axis: 0.20 and 0.35). */
+
+#define PIECE         (4 * LANES)
+#define SOFTMAX_TILES 16
+
+/* Numbers in the scratch; the rest of it is for the lanes of SOFTMAX_TILES tiles. */
+#define SOFTMAX_ROOM (SCRATCH_ROOM - (ptrdiff_t)(SOFTMAX_TILES * LANES * sizeof(vec_acc) / sizeof(real)))
+
+/* How far the maximum may be above, or below, the guess, times beta. */
+#define GUESS_HIGH 40
+#define GUESS_LOW  10
+
+typedef struct {
+    FN(range) range; /* of what has been read */
+    vec guess;       /* the largest of the first piece, or 0 */
+    FN(softmax_plan) plan;
+    vec_acc *lanes; /* of a chunk, LANES of them */
+    vec_acc sum;
+    FN(divisor) divisor;
+    vec least; /* e below this give 0 */
+} FN(softmax_tile);
+
+/* A piece of a group of tiles: `count` elements, `step` bytes apart, those of the next tile `tile_step` bytes on. */
+typedef struct {
+    char *at;
+    ptrdiff_t step, tile_step, count;
+} FN(piece);
+
+FSM_INLINE_ real *FN(in_piece)(FN(piece) piece, ptrdiff_t t, ptrdiff_t i) {
+    return (real *)(piece.at + t * piece.tile_step + i * piece.step);
+}
+
+/* Whether the numbers of an operand are a piece where they lie. */
+FSM_INLINE_ bool FN(lies_in_tiles)(const FN(group) * g, int which) {
+    const fsm_operand *operand = &g->args->operands[which];
+    return operand->storage == STORED_REAL && !operand->swapped && operand->across == sizeof(real) &&
+           g->args->axes == 1 && g->rows == (ptrdiff_t)g->tiles * LANES;
+}
+
+FSM_INLINE_ FN(piece) FN(piece_in_place)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count) {
+    const ptrdiff_t step = g->args->operands[which].step[0];
+    return (FN(piece)){g->row.at[which] + begin * step, step, LANES * sizeof(real), count};
+}
+
+FSM_INLINE_ FN(piece) FN(piece_in_scratch)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
+    const ptrdiff_t size = sizeof(real);
+    return (FN(piece)){(char *)FN(in_scratch)(g, 0, begin), LANES * size, g->pitch * size, count};
+}
+
+/* A piece of x, loaded if need be. */
+static FN(piece) FN(piece_of_x)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
+    if (!g->args->operands[FSM_MASK].data && FN(lies_in_tiles)(g, FSM_X))
+        return FN(piece_in_place)(g, FSM_X, begin, count);
+    FN(load_group)(g, begin, count);
+    return FN(piece_in_scratch)(g, begin, count);
+}
+
+/* The first sweep over a piece, where it is a sweep of its own. */
+static void FN(softmax_range)(FN(softmax_tile) * tiles, int count, FN(piece) x, bool first) {
+    for (int t = 0; first && t < count; t++)
+        tiles[t].range = FN(range_of)(vec_load(FN(in_piece)(x, t, 0)));
+    for (ptrdiff_t i = 0; i < x.count; i++)
+        for (int t = 0; t < count; t++)
+            tiles[t].range = FN(range_join)(tiles[t].range, FN(range_of)(vec_load(FN(in_piece)(x, t, i))));
+    for (int t = 0; first && t < count; t++)
+        tiles[t].guess = FN(finite_or)(tiles[t].range.max, vec_set1(0));
+}
+
+/* Whether the maxima of all that has been read are near the guesses. What is not finite has no sum, whatever k is. */
+static bool FN(softmax_guessed)(const FN(softmax_tile) * tiles, int count, FN(beta) beta) {
+    bool off = false;
+    for (int t = 0; t < count; t++) {
+        const vec scale = vec_set1(beta.hi), max = FN(finite_or)(tiles[t].range.max, tiles[t].guess);
+        const vec above = vec_mul(vec_sub(max, tiles[t].guess), scale);
+        off |= vec_any_lt(vec_set1(GUESS_HIGH), above) || vec_any_lt(above, vec_set1(-GUESS_LOW)) ||
+               vec_any_lt(vec_set1(DIRECT / 2), vec_abs(vec_mul(max, scale)));
+    }
+    return !off;
+}
+
+FSM_OUTLINE_ void FN(careful_terms)(vec *a, int count, const FN(exp_frame) * frame) {
+    for (int i = 0; i < count; i++)
+        a[i] = FN(exp)(a[i], *frame, true);
+}
+
+/* `count`, a constant, of a tile's terms. */
+FSM_INLINE void FN(softmax_terms)(FN(softmax_tile) * tile, vec *a, const int count) {
+    FN(range) range = FN(range_of)(a[0]);
+    FSM_UNROLL
+    for (int i = 1; i < count; i++)
+        range = FN(range_join)(range, FN(range_of)(a[i]));
+    tile->range = FN(range_join)(tile->range, range);
+    if (tile->plan.careful || FN(range_has_subnormal)(range)) {
+        FN(careful_terms)(a, count, &tile->plan.frame);
+        return;
+    }
+    FSM_UNROLL
+    for (int i = 0; i < count; i++)
+        a[i] = FN(exp)(a[i], tile->plan.frame, false);
+}
+
+/* Elements i, i + LANES, ... of a piece of a tile: 4 of them, or those that are there. e may be x. */
+FSM_INLINE void FN(softmax_add_lane)(FN(softmax_tile) * tile, FN(piece) x, FN(piece) e, bool keep, ptrdiff_t t,
+                                     ptrdiff_t i, const bool all) {
+    vec a[4];
+    FSM_UNROLL
+    for (int step = 0; step < 4; step++) {
+        const bool there = all || i + step * LANES < x.count;
+        a[step] = there ? vec_load(FN(in_piece)(x, t, i + step * LANES)) : vec_set1(0);
+        if (!all && there)
+            FN(softmax_terms)(tile, &a[step], 1);
+    }
+    if (all)
+        FN(softmax_terms)(tile, a, 4);
+    FSM_UNROLL
+    for (int step = 0; step < 4; step++)
+        if (keep && (all || i + step * LANES < x.count))
+            vec_store(FN(in_piece)(e, t, i + step * LANES), a[step]);
+    tile->lanes[i] = vec_acc_add(tile->lanes[i], vec_add(vec_add(a[0], a[2]), vec_add(a[1], a[3])));
+}
+
+FSM_INLINE void FN(softmax_add_piece)(FN(softmax_tile) * tiles, int count, FN(piece) x, FN(piece) e, bool keep) {
+    if (x.count == PIECE) {
+        for (ptrdiff_t i = 0; i < LANES; i++)
+            for (int t = 0; t < count; t++)
+                FN(softmax_add_lane)(&tiles[t], x, e, keep, t, i, true);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < LANES && i < x.count; i++)
+        for (int t = 0; t < count; t++)
+            FN(softmax_add_lane)(&tiles[t], x, e, keep, t, i, false);
+}
+
+/* The first sweep: the maxima alone. */
+static void FN(softmax_survey)(const FN(group) * g, FN(softmax_tile) * tiles) {
+    const ptrdiff_t n = g->args->n;
+    for (ptrdiff_t c = 0; c < n; c += PIECE)
+        FN(softmax_range)(tiles, g->tiles, FN(piece_of_x)(g, c, n - c < PIECE ? n - c : PIECE), c == 0);
+    *g->survey = !FN(softmax_guessed)(tiles, g->tiles, g->beta);
+    for (int t = 0; t < g->tiles; t++)
+        tiles[t].plan = FN(softmax_plan_of)(tiles[t].range, g->beta, true);
+}
+
+/* The sweep for the sums, and for e if there is room. False: a guess was off by too much. */
+static bool FN(softmax_sums)(const FN(group) * g, FN(softmax_tile) * tiles, bool surveyed) {
+    const ptrdiff_t n = g->args->n;
+    for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
+        const ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
+        const int used = end - chunk < LANES ? (int)(end - chunk) : LANES;
+        for (int t = 0; t < g->tiles; t++)
+            for (int j = 0; j < used; j++)
+                tiles[t].lanes[j] = vec_acc_zero();
+        for (ptrdiff_t c = chunk; c < end; c += PIECE) {
+            const FN(piece) x = FN(piece_of_x)(g, c, end - c < PIECE ? end - c : PIECE);
+            if (c == 0 && !surveyed) {
+                FN(softmax_range)(tiles, g->tiles, x, true);
+                for (int t = 0; t < g->tiles; t++)
+                    tiles[t].plan = FN(softmax_plan_of)(tiles[t].range, g->beta, true);
+            }
+            if (g->held)
+                FN(softmax_add_piece)(tiles, g->tiles, x, FN(piece_in_scratch)(g, c, x.count), true);
+            else
+                FN(softmax_add_piece)(tiles, g->tiles, x, x, false);
+            if (!surveyed && !FN(softmax_guessed)(tiles, g->tiles, g->beta))
+                return false;
+        }
+        for (int t = 0; t < g->tiles; t++) {
+            const vec_acc sum = FN(fold_columns)(tiles[t].lanes, used);
+            tiles[t].sum = chunk ? vec_acc_merge(tiles[t].sum, sum) : sum;
+        }
+    }
+    return true;
+}
+
+FSM_INLINE FN(divisor) FN(softmax_divisors)(vec_acc sums) {
+    double sum_hi[LANES], sum_lo[LANES];
+    real hi[LANES], lo[LANES];
+    vec_acc_get(sums, sum_hi, sum_lo);
+    for (int j = 0; j < LANES; j++)
+        FN(sum_reciprocal)((fsm_sum){sum_hi[j], sum_lo[j]}, &hi[j], &lo[j]);
+    return (FN(divisor)){vec_load(hi), vec_load(lo)};
+}
+
+/* The e that gives 0 for certain: 2^-172 of the power of two of the maximum. Those that are smaller, as the maximum is
+ * larger than the guess, might become subnormal in a product with 1/S. */
+FSM_INLINE vec FN(softmax_least)(const FN(softmax_tile) * tile, FN(beta) beta) {
+    const FN(exp_frame) frame = FN(softmax_plan_of)(tile->range, beta, true).frame;
+    const vec above = vec_sub(FN(exp_frame_k)(&frame), FN(exp_frame_k)(&tile->plan.frame));
+    return vec_mul(vec_set1(EXP_SCALE), vec_pow2(vec_add(vec_set1(ROUND_TO_INT + 1), vec_max(above, vec_set1(0)))));
+}
+
+/* y = e/S, from e or from x. y may be either. */
+FSM_INLINE void FN(softmax_quotients)(FN(softmax_tile) * tiles, int count, FN(piece) from, bool from_x, FN(piece) y,
+                                      real flush_below) {
+    const vec zero = vec_set1(0), limit = vec_set1(flush_below);
+    for (ptrdiff_t i = 0; i < from.count; i++)
+        for (int t = 0; t < count; t++) {
+            vec a = vec_load(FN(in_piece)(from, t, i));
+            if (from_x)
+                FN(softmax_terms)(&tiles[t], &a, 1);
+            a = FN(quotient)(vec_max(a, tiles[t].least), tiles[t].divisor);
+            if (flush_below > 0)
+                a = vec_select_lt(a, limit, zero, a);
+            vec_store(FN(in_piece)(y, t, i), a);
+        }
+}
+
+/* The last sweep. */
+static void FN(softmax_finish)(const FN(group) * g, FN(softmax_tile) * tiles) {
+    const fsm_args *args = g->args;
+    const ptrdiff_t n = args->n;
+    const bool in_place = FN(lies_in_tiles)(g, FSM_Y);
+    for (int t = 0; t < g->tiles; t++) {
+        tiles[t].divisor = FN(softmax_divisors)(tiles[t].sum);
+        tiles[t].least = FN(softmax_least)(&tiles[t], g->beta);
+    }
+    for (ptrdiff_t c = 0; c < n; c += PIECE) {
+        const ptrdiff_t count = n - c < PIECE ? n - c : PIECE;
+        const FN(piece) in_scratch = FN(piece_in_scratch)(g, c, count);
+        const FN(piece) y = in_place ? FN(piece_in_place)(g, FSM_Y, c, count) : in_scratch;
+        if (g->held)
+            FN(softmax_quotients)(tiles, g->tiles, in_scratch, false, y, (real)args->flush_below);
+        else
+            FN(softmax_quotients)(tiles, g->tiles, FN(piece_of_x)(g, c, count), true, y, (real)args->flush_below);
+        if (!in_place)
+            FN(store_group)(g, c, count);
+    }
 }
 
 static void FN(softmax_columns)(const FN(group) * g) {
-    FN(softmax_group)(g, true);
+    FN(softmax_tile) tiles[SOFTMAX_TILES];
+    for (int t = 0; t < g->tiles; t++)
+        tiles[t].lanes = (vec_acc *)(g->scratch + SOFTMAX_ROOM) + t * LANES;
+    if (*g->survey || !FN(softmax_sums)(g, tiles, false)) {
+        FN(softmax_survey)(g, tiles);
+        FN(softmax_sums)(g, tiles, true);
+    }
+    FN(softmax_finish)(g, tiles);
+    for (int t = 0; t < g->tiles; t++) {
+        double sum[LANES], unused[LANES];
+        real max[LANES];
+        vec_acc_get(tiles[t].sum, sum, unused);
+        vec_store(max, tiles[t].range.max);
+        for (int j = 0; j < FN(entries)(g, t); j++)
+            if (isnan(sum[j]) || !isfinite(max[j]))
+                FN(fill_row)(g, t * LANES + j, max[j] == -(real)INFINITY && !isnan(sum[j]), 0);
+    }
 }
 
 static void FN(softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    const FN(plan) plan = {.hold = true, .room = SCRATCH_ROOM, .most_rows = PTRDIFF_MAX};
+    bool survey = false;
+    const FN(plan) plan = {.hold = true,
+                           .room = SOFTMAX_ROOM,
+                           .tiles = SOFTMAX_TILES,
+                           .piece = PIECE,
+                           .most_rows = PTRDIFF_MAX,
+                           .survey = &survey};
     FN(each_group)(args, begin, end, scratch, plan, FN(softmax_rows), FN(softmax_columns));
 }

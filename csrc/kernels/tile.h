@@ -6,8 +6,9 @@
  * memory that is contiguous for a few cache lines is read at a time, and only once; along an axis whose steps are a
  * multiple of 4 KB, all elements of a column would compete for the same few places of the L1 cache. */
 
-/* Strips side by side. */
-#define MAX_TILES 8
+/* Columns stay in the scratch if so many strips of them do. With fewer side by side it is faster to do without: memory
+ * is read and written a few cache lines here and there. */
+#define TILES_HELD 4
 
 /* Numbers in a group of rows: with y, they fit in a common L1 cache. */
 #define GROUP_ROOM   ((ptrdiff_t)(16384 / sizeof(real)))
@@ -25,6 +26,7 @@ typedef struct {
     ptrdiff_t pitch; /* in the scratch, from one row or tile to the next */
     real *scratch;
     FN(beta) beta; /* of args->temperature */
+    bool *survey;  /* from group to group (softmax_columns) */
 } FN(group);
 
 /* Rows of a tile. */
@@ -45,6 +47,12 @@ FSM_INLINE_ bool FN(lies_in_one)(const FN(group) * g, int which) {
     const fsm_operand *operand = &g->args->operands[which];
     return g->pitch == g->args->n && operand->across == g->args->n * fsm_size_of[operand->storage] &&
            fsm_is_contiguous(g->args, which);
+}
+
+/* Rows that are there, or columns of tile t. */
+FSM_INLINE_ int FN(entries)(const FN(group) * g, int t) {
+    const ptrdiff_t left = g->rows - t * LANES;
+    return left < LANES ? (int)left : LANES;
 }
 
 /* Reads elements [begin, begin + count) of x; what takes no part is -inf. */
@@ -120,34 +128,60 @@ FSM_INLINE_ bool FN(lies_ready)(const fsm_args *args, int which) {
     return !args->columns && args->operands[which].storage == STORED_REAL && fsm_is_contiguous(args, which);
 }
 
+/* Asks for elements [begin, begin + count) of x of row `r`, which need not exist, ahead of work that leaves the memory
+ * idle. */
+FSM_INLINE void FN(prefetch_row)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t count) {
+    const fsm_operand *x = &g->args->operands[FSM_X];
+    const ptrdiff_t size = fsm_size_of[x->storage];
+    if (fsm_is_contiguous(g->args, FSM_X)) {
+        const char *at = g->row.at[FSM_X] + r * x->across + begin * size;
+        for (ptrdiff_t b = 0; b < count * size; b += 64)
+            FSM_PREFETCH(at + b);
+    }
+}
+
 /* What a group's function is told; see each_group(). */
 typedef struct {
-    bool hold;           /* rows stay in the scratch if there is room */
+    bool hold;           /* rows stay in the scratch if there is room (for as many tiles as without) */
     ptrdiff_t room;      /* numbers that fit in the scratch */
+    ptrdiff_t tiles;     /* of columns: at most */
+    ptrdiff_t piece;     /* of a column that does not stay: so many elements are loaded at a time */
     ptrdiff_t most_rows; /* in a group that needs no scratch */
+    bool *survey;        /* for the groups */
 } FN(plan);
+
+/* Tiles in the scratch: numbers from one to the next, and how many fit. They are a block apart, so that the same
+ * element of every tile does not compete for the same place in the cache. */
+typedef struct {
+    ptrdiff_t pitch, tiles;
+} FN(tiling);
+
+FSM_INLINE_ FN(tiling) FN(tiling_of)(ptrdiff_t elements, FN(plan) plan, ptrdiff_t strips) {
+    const ptrdiff_t pitch = elements * LANES + LANES, fit = (plan.room + LANES) / pitch;
+    const ptrdiff_t most = strips < plan.tiles ? strips : plan.tiles;
+    return (FN(tiling)){pitch, fit < most ? fit : most};
+}
 
 /* Walks through units [begin, end), group by group. */
 FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
                                  void (*rows)(const FN(group) *), void (*columns)(const FN(group) *)) {
-    const ptrdiff_t n = args->n, width = ROWS(args->columns);
-    const ptrdiff_t chunk = n < FSM_CHUNK ? n : FSM_CHUNK;
+    const ptrdiff_t n = args->n;
     const bool plain = !args->operands[FSM_MASK].data && !args->operands[FSM_WEIGHT].data;
     fsm_cursor cursor;
     FN(group) g;
     g.args = args;
     g.scratch = scratch;
     g.beta = FN(beta_of)(args->temperature);
+    g.survey = plan.survey;
     g.x_ready = FN(lies_ready)(args, FSM_X) && plain;
     g.y_ready = FN(lies_ready)(args, FSM_Y);
-    g.held = plan.hold && n * width <= plan.room;
-    g.pitch = g.held ? n * width : chunk * width;
     g.tiles = 1;
     if (args->columns) {
-        /* A block apart, so that the same element of every tile does not compete for the same place in the cache. */
-        g.pitch += LANES;
-        const ptrdiff_t strips = (args->columns - 1) / LANES + 1, fit = (plan.room + LANES) / g.pitch;
-        const ptrdiff_t most = fit < MAX_TILES ? fit : MAX_TILES;
+        const ptrdiff_t strips = (args->columns - 1) / LANES + 1, piece = n < plan.piece ? n : plan.piece;
+        const FN(tiling) whole = FN(tiling_of)(n, plan, strips), part = FN(tiling_of)(piece, plan, strips);
+        g.held = plan.hold && whole.tiles >= (part.tiles < TILES_HELD ? part.tiles : TILES_HELD);
+        g.pitch = g.held ? whole.pitch : part.pitch;
+        const ptrdiff_t most = g.held ? whole.tiles : part.tiles;
         fsm_cursor_to(&cursor, args, begin / strips);
         for (ptrdiff_t unit = begin; unit < end; unit += g.tiles) {
             const ptrdiff_t strip = unit % strips, left = strips - strip < end - unit ? strips - strip : end - unit;
@@ -163,6 +197,8 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
         return;
     }
     const int last = args->ndim - 1;
+    g.held = plan.hold && n <= plan.room;
+    g.pitch = g.held || n < FSM_CHUNK ? n : FSM_CHUNK;
     ptrdiff_t most = g.x_ready && g.y_ready ? plan.most_rows : LANES;
     if (most <= LANES && most * n > GROUP_ROOM)
         most = n < GROUP_ROOM ? GROUP_ROOM / n : 1;

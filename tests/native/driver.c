@@ -87,9 +87,10 @@ static int run(char **argv) {
     char *x = malloc(bytes), *y = malloc(bytes);
     if (!x || !y || fread(x, 1, bytes, stdin) != bytes)
         die("short input");
-    void *scratch = malloc(FSM_SCRATCH);
-    if (!scratch)
+    char *memory = malloc(FSM_SCRATCH + 64);
+    if (!memory)
         die("no memory");
+    void *scratch = memory + (64 - (uintptr_t)memory % 64);
     const bool reduces = op == FSM_OP_logsumexp || op == FSM_OP_logmeanexp || op == FSM_OP_softmax_entropy;
     const ptrdiff_t size = dtype == FSM_F32 ? 4 : 8, rows = reduces ? 1 : n;
     fsm_args args = {.used = FSM_Y + 1, .n = n, .axes = 1, .ndim = 1, .temperature = 1};
@@ -108,7 +109,7 @@ static int run(char **argv) {
     fwrite(y, 1, bytes / (size_t)n * (size_t)rows, stdout);
     free(x);
     free(y);
-    free(scratch);
+    free(memory);
     return 0;
 }
 
