@@ -88,11 +88,13 @@ FSM_OUTLINE_ void FN(distances)(real *x, const real *e, ptrdiff_t n, vec max, re
     }
 }
 
-/* What one chunk gives, from entry j of the state on: of the columns of a tile, or of a row. `x` may be overwritten if
- * it has columns, weights or a spare; `w` holds its weights, or is NULL; `spare`, of the size of x, asks for the
- * distances, or is NULL. */
-FSM_INLINE void FN(log_chunk)(FN(log_state) * s, ptrdiff_t j, real *x, const real *w, real *spare, ptrdiff_t n,
-                              ptrdiff_t begin, FN(beta) beta, bool columns) {
+/* What one chunk gives: elements [begin, begin + n), at x, of tile or row t. `x` may be overwritten if it has columns,
+ * weights or a spare; `w` holds its weights, or is NULL; `spare`, of the size of x, asks for the distances, or is
+ * NULL. */
+FSM_INLINE void FN(log_chunk)(const FN(group) * g, ptrdiff_t t, FN(log_state) * s, real *x, const real *w, real *spare,
+                              ptrdiff_t n, ptrdiff_t begin, bool columns) {
+    const FN(beta) beta = g->beta;
+    const ptrdiff_t j = columns ? 0 : t;
     const ptrdiff_t rows = ROWS(columns);
     real max[LANES], finite_max[LANES], shift[LANES], e[LANES], k[LANES];
     ptrdiff_t *index = s->index + j;
@@ -110,6 +112,8 @@ FSM_INLINE void FN(log_chunk)(FN(log_state) * s, ptrdiff_t j, real *x, const rea
     const FN(exp_frame) frame = FN(exp_frame_of)(maxima, shifts, beta);
     const FN(terms) terms = careful ? FN(CAREFUL) : FN(PLAIN);
     vec_store(k, FN(exp_frame_k)(&frame));
+    if (!columns && g->args->n > FSM_CHUNK)
+        FN(prefetch_row)(g, t + g->rows, begin, n);
 
     bool weights_finite = true;
     for (ptrdiff_t i = 0; w && i < n * rows; i++)
@@ -267,10 +271,9 @@ FSM_INLINE void FN(log_sweep_body)(const FN(group) * g, FN(log_state) * states, 
             if (weighted)
                 FN(load_weights)(g, t, c, count, x, spare, columns);
             FN(log_state) chunk, *state = columns ? &states[t] : states, *s = c == 0 ? state : &chunk;
-            const ptrdiff_t j = columns ? 0 : t;
-            FN(log_chunk)(s, j, x, weighted ? spare : NULL, weighted ? NULL : spare, count, c, g->beta, columns);
+            FN(log_chunk)(g, t, s, x, weighted ? spare : NULL, weighted ? NULL : spare, count, c, columns);
             if (c > 0)
-                FN(log_merge)(state, &chunk, j, ROWS(columns), args->temperature);
+                FN(log_merge)(state, &chunk, columns ? 0 : t, ROWS(columns), args->temperature);
         }
     }
 }

@@ -129,7 +129,7 @@ FSM_INLINE_ bool FN(lies_ready)(const fsm_args *args, int which) {
 }
 
 /* Asks for elements [begin, begin + count) of x of row `r`, which need not exist, ahead of work that leaves the memory
- * idle. */
+ * idle. Rows of one chunk come as fast by themselves. */
 FSM_INLINE void FN(prefetch_row)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t count) {
     const fsm_operand *x = &g->args->operands[FSM_X];
     const ptrdiff_t size = fsm_size_of[x->storage];
