@@ -87,19 +87,28 @@ FSM_OUTLINE_ void FN(load_across)(const fsm_operand *operand, const char *from, 
     FN(convert)(operand->storage, from, count, to);
 }
 
+/* LANES numbers from here to there, some bytes apart each. */
+FSM_INLINE_ void FN(turn)(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+    FSM_UNROLL
+    for (int j = 0; j < LANES; j++)
+        memcpy(to + j * to_step, from + j * from_step, sizeof(real));
+}
+
 /* Elements [begin, begin + count) of `columns` <= LANES * tiles columns, each tile as blocks of LANES columns: element
  * i of column t * LANES + j at to[t * pitch + i * LANES + j]. Columns that do not exist hold 1, which needs no care. */
 static void FN(load_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                              ptrdiff_t columns, real *to, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
-    const bool as_is = operand->storage == STORED_REAL && column == sizeof(real) && !operand->swapped;
+    const bool as_is = operand->storage == STORED_REAL && !operand->swapped, dense = column == sizeof(real);
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, to += LANES) {
         const char *from = first + place.offset;
         for (ptrdiff_t t = 0; t < whole; t++, from += LANES * column)
-            if (as_is)
+            if (as_is && dense)
                 vec_store(to + t * pitch, vec_load((const real *)from));
+            else if (as_is)
+                FN(turn)((char *)(to + t * pitch), sizeof(real), from, column);
             else
                 FN(load_across)(operand, from, column, LANES, to + t * pitch);
         if (rest) {

@@ -75,13 +75,15 @@ static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrd
                               ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
-    const bool as_is = operand->storage == STORED_REAL && column == sizeof(real) && !operand->swapped;
+    const bool as_is = operand->storage == STORED_REAL && !operand->swapped, dense = column == sizeof(real);
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, from += LANES) {
         char *to = first + place.offset;
         for (ptrdiff_t t = 0; t < whole; t++, to += LANES * column)
-            if (as_is)
+            if (as_is && dense)
                 vec_store((real *)to, vec_load(from + t * pitch));
+            else if (as_is)
+                FN(turn)(to, column, (const char *)(from + t * pitch), sizeof(real));
             else
                 FN(store_across)(operand, to, column, LANES, from + t * pitch);
         if (rest)

@@ -1,10 +1,11 @@
 /* Groups of rows on their way through the kernels, and through the scratch where they do not lie ready.
  *
- * A group is a few rows one after the other, or the columns of a few strips side by side. What of x cannot be read
- * where it lies is loaded: whole, if there is room for it until the result is stored, else a chunk at a time in every
- * sweep. A row is loaded as n contiguous numbers; columns as tiles, one a strip: n blocks of LANES columns. So only
- * memory that is contiguous for a few cache lines is read at a time, and only once; along an axis whose steps are a
- * multiple of 4 KB, all elements of a column would compete for the same few places of the L1 cache. */
+ * A group is a few rows one after the other, or the columns of a few strips side by side; many rows that are shorter
+ * than a block are columns too. What of x cannot be read where it lies is loaded: whole, if there is room for it until
+ * the result is stored, else a piece at a time in every sweep. A row is loaded as n contiguous numbers; columns as
+ * tiles, one a strip: n blocks of LANES columns. So only memory that is contiguous for a few cache lines is read at a
+ * time; along an axis whose steps are a multiple of 4 KB, all elements of a column would compete for the same few places
+ * of the L1 cache. */
 
 /* Columns stay in the scratch if so many strips of them do. With fewer side by side it is faster to do without: memory
  * is read and written a few cache lines here and there. */
@@ -162,54 +163,92 @@ FSM_INLINE_ FN(tiling) FN(tiling_of)(ptrdiff_t elements, FN(plan) plan, ptrdiff_
     return (FN(tiling)){pitch, fit < most ? fit : most};
 }
 
-/* Walks through units [begin, end), group by group. */
+/* The most tiles of a group; says how they lie in the scratch. */
+FSM_INLINE_ ptrdiff_t FN(lay_tiles)(FN(group) * g, FN(plan) plan, ptrdiff_t strips) {
+    const ptrdiff_t n = g->args->n, piece = n < plan.piece ? n : plan.piece;
+    const FN(tiling) whole = FN(tiling_of)(n, plan, strips), part = FN(tiling_of)(piece, plan, strips);
+    g->held = plan.hold && whole.tiles >= (part.tiles < TILES_HELD ? part.tiles : TILES_HELD);
+    g->pitch = g->held ? whole.pitch : part.pitch;
+    return g->held ? whole.tiles : part.tiles;
+}
+
+/* The same of rows. */
+FSM_INLINE_ ptrdiff_t FN(lay_rows)(FN(group) * g, FN(plan) plan) {
+    const ptrdiff_t n = g->args->n, most = g->x_ready && g->y_ready ? plan.most_rows : LANES;
+    g->held = plan.hold && n <= plan.room;
+    g->pitch = g->held || n < FSM_CHUNK ? n : FSM_CHUNK;
+    if (most > LANES || most * n <= GROUP_ROOM)
+        return most;
+    return n < GROUP_ROOM ? GROUP_ROOM / n : 1;
+}
+
+FSM_INLINE_ ptrdiff_t FN(strips_of)(ptrdiff_t columns) {
+    return (columns - 1) / LANES + 1;
+}
+
+/* Walks through strips [begin, end), group by group. */
+static void FN(each_group_of_strips)(FN(group) g, ptrdiff_t begin, ptrdiff_t end, FN(plan) plan,
+                                     void (*columns)(const FN(group) *)) {
+    const fsm_args *args = g.args;
+    const ptrdiff_t strips = FN(strips_of)(args->columns), most = FN(lay_tiles)(&g, plan, strips);
+    fsm_cursor cursor;
+    fsm_cursor_to(&cursor, args, begin / strips);
+    for (ptrdiff_t unit = begin; unit < end; unit += g.tiles) {
+        const ptrdiff_t strip = unit % strips, left = strips - strip < end - unit ? strips - strip : end - unit;
+        g.tiles = (int)(left < most ? left : most);
+        g.rows = args->columns - strip * LANES;
+        if (g.rows > g.tiles * LANES)
+            g.rows = g.tiles * LANES;
+        g.row = fsm_row_across(cursor.row, args, strip * LANES);
+        columns(&g);
+        if (strip + g.tiles == strips)
+            fsm_cursor_advance(&cursor, args, 1);
+    }
+}
+
+/* Walks through units [begin, end), group by group. Rows that would not fill a block are taken as columns, if there are
+ * enough of them: (100000, 10) float32 softmax takes 1.3 ns an element instead of 3.0 (AVX-512, Zen 5). */
 FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
                                  void (*rows)(const FN(group) *), void (*columns)(const FN(group) *)) {
-    const ptrdiff_t n = args->n;
     const bool plain = !args->operands[FSM_MASK].data && !args->operands[FSM_WEIGHT].data;
-    fsm_cursor cursor;
-    FN(group) g;
-    g.args = args;
-    g.scratch = scratch;
-    g.beta = FN(beta_of)(args->temperature);
-    g.survey = plan.survey;
-    g.x_ready = FN(lies_ready)(args, FSM_X) && plain;
-    g.y_ready = FN(lies_ready)(args, FSM_Y);
-    g.tiles = 1;
+    FN(group)
+    g = {
+        .args = args,
+        .tiles = 1,
+        .x_ready = FN(lies_ready)(args, FSM_X) && plain,
+        .y_ready = FN(lies_ready)(args, FSM_Y),
+        .scratch = scratch,
+        .beta = FN(beta_of)(args->temperature),
+        .survey = plan.survey,
+    };
     if (args->columns) {
-        const ptrdiff_t strips = (args->columns - 1) / LANES + 1, piece = n < plan.piece ? n : plan.piece;
-        const FN(tiling) whole = FN(tiling_of)(n, plan, strips), part = FN(tiling_of)(piece, plan, strips);
-        g.held = plan.hold && whole.tiles >= (part.tiles < TILES_HELD ? part.tiles : TILES_HELD);
-        g.pitch = g.held ? whole.pitch : part.pitch;
-        const ptrdiff_t most = g.held ? whole.tiles : part.tiles;
-        fsm_cursor_to(&cursor, args, begin / strips);
-        for (ptrdiff_t unit = begin; unit < end; unit += g.tiles) {
-            const ptrdiff_t strip = unit % strips, left = strips - strip < end - unit ? strips - strip : end - unit;
-            g.tiles = (int)(left < most ? left : most);
-            g.rows = args->columns - strip * LANES;
-            if (g.rows > g.tiles * LANES)
-                g.rows = g.tiles * LANES;
-            g.row = fsm_row_across(cursor.row, args, strip * LANES);
-            columns(&g);
-            if (strip + g.tiles == strips)
-                fsm_cursor_advance(&cursor, args, 1);
-        }
+        FN(each_group_of_strips)(g, begin, end, plan, columns);
         return;
     }
     const int last = args->ndim - 1;
-    g.held = plan.hold && n <= plan.room;
-    g.pitch = g.held || n < FSM_CHUNK ? n : FSM_CHUNK;
-    ptrdiff_t most = g.x_ready && g.y_ready ? plan.most_rows : LANES;
-    if (most <= LANES && most * n > GROUP_ROOM)
-        most = n < GROUP_ROOM ? GROUP_ROOM / n : 1;
+    const ptrdiff_t along = last >= 0 ? args->shape[last] : 1;
+    const bool turned = args->n < LANES && along >= LANES;
+    ptrdiff_t most;
+    fsm_args as_columns;
+    if (turned) {
+        as_columns = *args;
+        as_columns.columns = along;
+        g.args = &as_columns;
+        most = FN(lay_tiles)(&g, plan, FN(strips_of)(along)) * LANES;
+    } else {
+        most = FN(lay_rows)(&g, plan);
+    }
+    fsm_cursor cursor;
     fsm_cursor_to(&cursor, args, begin);
     for (ptrdiff_t unit = begin; unit < end; unit += g.rows) {
-        const ptrdiff_t left = last >= 0 ? args->shape[last] - cursor.index[last] : 1;
+        const ptrdiff_t left = last >= 0 ? along - cursor.index[last] : 1;
         g.rows = left < end - unit ? left : end - unit;
         if (g.rows > most)
             g.rows = most;
         g.row = cursor.row;
-        rows(&g);
+        if (turned)
+            g.tiles = (int)FN(strips_of)(g.rows);
+        (turned ? columns : rows)(&g);
         fsm_cursor_advance(&cursor, args, g.rows);
     }
 }
