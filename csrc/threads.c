@@ -38,12 +38,12 @@
 /* What a thread takes at a time, so that nobody waits long for the last. */
 #define BLOCK_WORK 32768
 
-/* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. */
-#define MIN_STRIPS 4
-
-/* Strips are taken several at a time, as kernels load them (kernels/tile.h), but not so many that there are fewer
- * blocks than this. */
-#define WIDE_BLOCKS 16
+/* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. And of
+ * columns that do not fit in the scratch, where kernels take up to MOST_STRIPS at a time (kernels/tile.h), fewer than
+ * WIDE_STRIPS: two threads with two strips of (32000, 128) float32 each take twice as long as one with all four. */
+#define MIN_STRIPS  4
+#define WIDE_STRIPS 8
+#define MOST_STRIPS 16
 
 /* With more workers than this there is nearly always an idle CPU, and place_workers takes a system call for each. */
 #define MOST_PLACED 8
@@ -288,19 +288,25 @@ typedef struct {
     bool large;                     /* worth waking workers for */
 } split;
 
-static split split_of(const fsm_args *args, int dtype) {
+/* For so many threads. */
+static split split_of(const fsm_args *args, int dtype, int threads) {
     const ptrdiff_t strips = strips_of(args, dtype);
     const ptrdiff_t unit_elements = args->n * (args->columns ? FSM_STRIP(dtype) : 1);
-    const ptrdiff_t unit_work = (ptrdiff_t)(dtype == FSM_F32 ? 4 : 8) * unit_elements + ROW_WORK;
-    const ptrdiff_t together = strips < MIN_STRIPS ? strips : 1; /* units that are not separated */
+    const ptrdiff_t unit_bytes = (ptrdiff_t)(dtype == FSM_F32 ? 4 : 8) * unit_elements;
+    const ptrdiff_t unit_work = unit_bytes + ROW_WORK;
+    const ptrdiff_t fit = FSM_SCRATCH / unit_bytes, least = fit >= MIN_STRIPS ? MIN_STRIPS : WIDE_STRIPS;
+    const ptrdiff_t together = strips < least ? strips : least == WIDE_STRIPS ? least : 1; /* are not separated */
     split s = {.units = fsm_units(args, dtype), .threads = 1};
     s.block = (BLOCK_WORK / unit_work / together + 1) * together;
     if (args->columns) {
-        ptrdiff_t wide = FSM_SCRATCH / (unit_work - ROW_WORK) + 1;
-        while (wide > 1 && s.units / wide < WIDE_BLOCKS)
+        /* As many strips as are fast together, if all threads get some. */
+        ptrdiff_t wide = fit >= MIN_STRIPS && fit < MOST_STRIPS ? fit : MOST_STRIPS;
+        while (wide > 1 && s.units / wide < threads)
             wide /= 2;
         if (wide > s.block)
             s.block = (wide - 1) / together * together + together;
+    } else if (s.block > FSM_STRIP(dtype)) {
+        s.block = s.block / FSM_STRIP(dtype) * FSM_STRIP(dtype); /* short rows are taken as strips */
     }
     s.block += s.units / UINT32_MAX; /* a range counts blocks in 32 bits */
     s.blocks = (s.units - 1) / s.block + 1;
@@ -580,14 +586,14 @@ static bool run_in_pool(fsm_kernel *kernel, const fsm_args *args, split work, in
 }
 
 int fsm_useful_threads(const fsm_args *args, int dtype) {
-    return split_of(args, dtype).threads;
+    return split_of(args, dtype, FSM_MAX_THREADS).threads;
 }
 
 /* The scratch of the last caller, for the next: NULL while somebody has it. */
 static _Atomic(void *) spare_scratch;
 
 bool fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads) {
-    const split s = split_of(args, dtype);
+    const split s = split_of(args, dtype, threads);
     if (s.threads < threads)
         threads = s.threads;
     void *scratch = atomic_exchange_explicit(&spare_scratch, NULL, memory_order_acquire);

@@ -4,8 +4,8 @@
  * than a block are columns too. What of x cannot be read where it lies is loaded: whole, if there is room for it until
  * the result is stored, else a piece at a time in every sweep. A row is loaded as n contiguous numbers; columns as
  * tiles, one a strip: n blocks of LANES columns. So only memory that is contiguous for a few cache lines is read at a
- * time; along an axis whose steps are a multiple of 4 KB, all elements of a column would compete for the same few places
- * of the L1 cache. */
+ * time; along an axis whose steps are a multiple of 4 KB, all elements of a column would compete for the same few
+ * places of the L1 cache. */
 
 /* Columns stay in the scratch if so many strips of them do. With fewer side by side it is faster to do without: memory
  * is read and written a few cache lines here and there. */
