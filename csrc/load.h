@@ -94,23 +94,32 @@ FSM_INLINE_ void FN(turn)(char *to, ptrdiff_t to_step, const char *from, ptrdiff
         memcpy(to + j * to_step, from + j * from_step, sizeof(real));
 }
 
+/* The same of LANES numbers, without a detour for what is common. */
+FSM_INLINE_ void FN(load_block)(const fsm_operand *operand, const char *from, ptrdiff_t step, real *to) {
+    const bool side_by_side = step == fsm_size_of[operand->storage];
+    if (operand->storage == STORED_REAL && side_by_side && !operand->swapped)
+        vec_store(to, vec_load((const real *)from));
+    else if (operand->storage == STORED_REAL && !operand->swapped)
+        FN(turn)((char *)to, sizeof(real), from, step);
+    else if (operand->storage == FSM_STORAGE_f16 && side_by_side && !operand->swapped)
+        FN(convert_f16)(from, LANES, to);
+    else if (operand->storage == FSM_STORAGE_bf16 && side_by_side && !operand->swapped)
+        FN(convert_bf16)(from, LANES, to);
+    else
+        FN(load_across)(operand, from, step, LANES, to);
+}
+
 /* Elements [begin, begin + count) of `columns` <= LANES * tiles columns, each tile as blocks of LANES columns: element
  * i of column t * LANES + j at to[t * pitch + i * LANES + j]. Columns that do not exist hold 1, which needs no care. */
 static void FN(load_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                              ptrdiff_t columns, real *to, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
-    const bool as_is = operand->storage == STORED_REAL && !operand->swapped, dense = column == sizeof(real);
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, to += LANES) {
         const char *from = first + place.offset;
         for (ptrdiff_t t = 0; t < whole; t++, from += LANES * column)
-            if (as_is && dense)
-                vec_store(to + t * pitch, vec_load((const real *)from));
-            else if (as_is)
-                FN(turn)((char *)(to + t * pitch), sizeof(real), from, column);
-            else
-                FN(load_across)(operand, from, column, LANES, to + t * pitch);
+            FN(load_block)(operand, from, column, to + t * pitch);
         if (rest) {
             vec_store(to + whole * pitch, vec_set1(1));
             FN(load_across)(operand, from, column, rest, to + whole * pitch);

@@ -70,22 +70,31 @@ FSM_OUTLINE_ void FN(store_across)(const fsm_operand *operand, char *to, ptrdiff
     fsm_copy(to, step, raw, size, count, size, operand->swapped);
 }
 
+/* The reverse of load_block(). */
+FSM_INLINE_ void FN(store_block)(const fsm_operand *operand, char *to, ptrdiff_t step, const real *from) {
+    const bool side_by_side = step == fsm_size_of[operand->storage];
+    if (operand->storage == STORED_REAL && side_by_side && !operand->swapped)
+        vec_store((real *)to, vec_load(from));
+    else if (operand->storage == STORED_REAL && !operand->swapped)
+        FN(turn)(to, step, (const char *)from, sizeof(real));
+    else if (operand->storage == FSM_STORAGE_f16 && side_by_side && !operand->swapped)
+        FN(unconvert_f16)(from, LANES, to);
+    else if (operand->storage == FSM_STORAGE_bf16 && side_by_side && !operand->swapped)
+        FN(unconvert_bf16)(from, LANES, to);
+    else
+        FN(store_across)(operand, to, step, LANES, from);
+}
+
 /* The reverse of load_columns(). */
 static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                               ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
-    const bool as_is = operand->storage == STORED_REAL && !operand->swapped, dense = column == sizeof(real);
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, from += LANES) {
         char *to = first + place.offset;
         for (ptrdiff_t t = 0; t < whole; t++, to += LANES * column)
-            if (as_is && dense)
-                vec_store((real *)to, vec_load(from + t * pitch));
-            else if (as_is)
-                FN(turn)(to, column, (const char *)(from + t * pitch), sizeof(real));
-            else
-                FN(store_across)(operand, to, column, LANES, from + t * pitch);
+            FN(store_block)(operand, to, column, from + t * pitch);
         if (rest)
             FN(store_across)(operand, to, column, rest, from + whole * pitch);
         fsm_place_advance(&place, args, operand, 1);
