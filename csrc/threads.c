@@ -38,9 +38,10 @@
 /* What a thread takes at a time, so that nobody waits long for the last. */
 #define BLOCK_WORK 32768
 
-/* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. And of
- * columns that do not fit in the scratch, where kernels take up to MOST_STRIPS at a time (kernels/tile.h), fewer than
- * WIDE_STRIPS: two threads with two strips of (32000, 128) float32 each take twice as long as one with all four. */
+/* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. And of long
+ * columns, of which not even as many fit in the scratch, fewer than WIDE_STRIPS: softmax takes up to MOST_STRIPS of
+ * them at a time, and two threads with two strips of (32000, 128) float32 each take twice as long as one with all four.
+ */
 #define MIN_STRIPS  4
 #define WIDE_STRIPS 8
 #define MOST_STRIPS 16
@@ -291,13 +292,13 @@ typedef struct {
 /* For so many threads. */
 static split split_of(const fsm_args *args, int dtype, int threads) {
     const ptrdiff_t strips = strips_of(args, dtype);
-    const ptrdiff_t unit_elements = args->n * (args->columns ? FSM_STRIP(dtype) : 1);
-    const ptrdiff_t unit_bytes = (ptrdiff_t)(dtype == FSM_F32 ? 4 : 8) * unit_elements;
-    const ptrdiff_t unit_work = unit_bytes + ROW_WORK;
-    const ptrdiff_t fit = FSM_SCRATCH / unit_bytes, least = fit >= MIN_STRIPS ? MIN_STRIPS : WIDE_STRIPS;
+    /* Not as integers: a broadcast row may have 2^61 elements. */
+    const double unit_elements = (double)args->n * (args->columns ? FSM_STRIP(dtype) : 1);
+    const double unit_bytes = (dtype == FSM_F32 ? 4 : 8) * unit_elements, unit_work = unit_bytes + ROW_WORK;
+    const ptrdiff_t fit = (ptrdiff_t)(FSM_SCRATCH / unit_bytes), least = fit >= MIN_STRIPS ? MIN_STRIPS : WIDE_STRIPS;
     const ptrdiff_t together = strips < least ? strips : least == WIDE_STRIPS ? least : 1; /* are not separated */
     split s = {.units = fsm_units(args, dtype), .threads = 1};
-    s.block = (BLOCK_WORK / unit_work / together + 1) * together;
+    s.block = ((ptrdiff_t)(BLOCK_WORK / unit_work) / together + 1) * together;
     if (args->columns) {
         /* As many strips as are fast together, if all threads get some. */
         ptrdiff_t wide = fit >= MIN_STRIPS && fit < MOST_STRIPS ? fit : MOST_STRIPS;
@@ -310,7 +311,7 @@ static split split_of(const fsm_args *args, int dtype, int threads) {
     }
     s.block += s.units / UINT32_MAX; /* a range counts blocks in 32 bits */
     s.blocks = (s.units - 1) / s.block + 1;
-    const double work = (double)s.units * (double)unit_work;
+    const double work = (double)s.units * unit_work;
     s.large = work >= WAKE_WORK;
     if (work >= SHARED_WORK)
         s.threads = s.blocks < FSM_MAX_THREADS ? (int)s.blocks : FSM_MAX_THREADS;

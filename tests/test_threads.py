@@ -415,6 +415,22 @@ def test_bad_environment(value):
     assert f"ValueError: FASTSOFTMAX_NUM_THREADS={value!r} is not a number from 1 to 1024. Unset it" in done.stderr
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((2**61,), 0), ((2**57, 40), 0)])
+def test_rows_of_more_bytes_than_there_are_addresses(shape, axis):
+    """A broadcast array can have them: work on it never ends, but is begun."""
+    code = f"""
+import numpy as np, fastsoftmax as fs
+x = np.broadcast_to(np.uint8(0), {shape})
+print("begun", flush=True)
+fs.logsumexp(x, {axis})
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.kill()
+
+
 @pytest.mark.parametrize(
     ("membership", "files", "quota"),
     [

@@ -331,8 +331,8 @@ FSM_INLINE FN(divisor) FN(softmax_divisors)(vec_acc sums) {
     return (FN(divisor)){vec_load(hi), vec_load(lo)};
 }
 
-/* The e that gives 0 for certain: 2^-172 of the power of two of the maximum. Those that are smaller, as the maximum is
- * larger than the guess, might become subnormal in a product with 1/S. */
+/* The e that gives 0 for certain: 2^-172 of the power of two of the maximum, or of the guess if that is larger. Those
+ * that are smaller, as the maximum is larger than the guess, might become subnormal in a product with 1/S. */
 FSM_INLINE vec FN(softmax_least)(const FN(softmax_tile) * tile, FN(beta) beta) {
     const FN(exp_frame) frame = FN(softmax_plan_of)(tile->range, beta, true).frame;
     const vec above = vec_sub(FN(exp_frame_k)(&frame), FN(exp_frame_k)(&tile->plan.frame));

@@ -143,7 +143,7 @@ FSM_INLINE void FN(prefetch_row)(const FN(group) * g, ptrdiff_t r, ptrdiff_t beg
 
 /* What a group's function is told; see each_group(). */
 typedef struct {
-    bool hold;           /* rows stay in the scratch if there is room (for as many tiles as without) */
+    bool hold;           /* rows stay in the scratch if there is room; tiles, if TILES_HELD fit, or all */
     ptrdiff_t room;      /* numbers that fit in the scratch */
     ptrdiff_t tiles;     /* of columns: at most */
     ptrdiff_t piece;     /* of a column that does not stay: so many elements are loaded at a time */
