@@ -17,16 +17,18 @@ FSM_INLINE vec FN(finite_or)(vec a, vec other) {
     return vec_select_lt(vec_abs(a), vec_set1((real)INFINITY), a, other);
 }
 
+/* Of -inf alone the sum is 0, unless a NaN is there too: its frame is that of 0. */
 FSM_INLINE FN(softmax_plan) FN(softmax_plan_of)(FN(range) range, FN(beta) beta, bool columns) {
-    const vec zero = vec_set1(0);
-    const real row_max = columns ? 0 : vec_hmax(range.max);
-    const vec max = columns ? range.max : vec_set1(row_max);
-    const vec finite_max = FN(finite_or)(max, zero); /* of -inf alone the sum is then 0, unless a NaN is there too */
-    const vec shift =
-        vec_select_lt(vec_abs(vec_mul(finite_max, vec_set1(beta.hi))), vec_set1(DIRECT), zero, finite_max);
-    const bool careful = beta.hi != 1 || beta.lo != 0 || vec_any_lt(zero, vec_abs(shift));
-    return (FN(softmax_plan)){row_max, FN(exp_frame_of)(finite_max, shift, beta),
-                              careful || (!columns && FN(range_has_subnormal)(range))};
+    const bool scaled = beta.hi != 1 || beta.lo != 0;
+    if (!columns) {
+        const real max = vec_hmax(range.max), finite_max = isfinite(max) ? max : 0;
+        const real shift = FN(in_direct_range)(finite_max * beta.hi) ? 0 : finite_max;
+        return (FN(softmax_plan)){max, FN(exp_frame_of)(vec_set1(finite_max), vec_set1(shift), beta),
+                                  scaled || shift != 0 || FN(range_has_subnormal)(range)};
+    }
+    const vec zero = vec_set1(0), max = FN(finite_or)(range.max, zero);
+    const vec shift = vec_select_lt(vec_abs(vec_mul(max, vec_set1(beta.hi))), vec_set1(DIRECT), zero, max);
+    return (FN(softmax_plan)){0, FN(exp_frame_of)(max, shift, beta), scaled || vec_any_lt(zero, vec_abs(shift))};
 }
 
 /* What e is multiplied by. */
