@@ -80,7 +80,7 @@ ASAN = PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/asan LD_PRELOAD=$$(gcc -print
 # The programs of tests/native/ have no interpreter around them: they are sanitized themselves, in a second run. Not
 # where QEMU runs them: it does not have the address space.
 .PHONY: asan
-asan:  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer (5 minutes)
+asan:  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer (15 minutes)
 	rm -rf build/asan
 	CC=gcc FSM_SANITIZE=$(SANITIZERS) pip install --quiet --no-deps --target build/asan .
 	$(ASAN) pytest tests --capture=sys --ignore tests/test_native.py --ignore tests/test_bench.py \

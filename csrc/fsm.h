@@ -112,6 +112,18 @@ typedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
 /* Columns of a strip: the lanes of a block. */
 #define FSM_STRIP(dtype) ((dtype) == FSM_F32 ? 32 : 16)
 
+/* Strips of so many columns, the last of which may be narrower. */
+FSM_INLINE_ ptrdiff_t fsm_strips(ptrdiff_t columns, ptrdiff_t strip) {
+    return (columns - 1) / strip + 1;
+}
+
+/* Strips that a kernel takes side by side, at most. */
+#define FSM_MOST_STRIPS 16
+
+/* Columns stay in the scratch if so many strips of them fit. With fewer side by side it is faster to do without: memory
+ * is read and written a few cache lines here and there. */
+#define FSM_STRIPS_HELD 4
+
 /* About half of a common L2 cache: what is loaded there is still there when it is stored. Four strips of 1024 fit. */
 #define FSM_SCRATCH 688128
 

@@ -87,7 +87,7 @@ FSM_OUTLINE_ void FN(load_across)(const fsm_operand *operand, const char *from, 
     FN(convert)(operand->storage, from, count, to);
 }
 
-/* LANES numbers from here to there, some bytes apart each. */
+/* fsm_copy() of LANES numbers, without a loop. */
 FSM_INLINE_ void FN(turn)(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int j = 0; j < LANES; j++)

@@ -38,13 +38,11 @@
 /* What a thread takes at a time, so that nobody waits long for the last. */
 #define BLOCK_WORK 32768
 
-/* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. And of long
- * columns, of which not even as many fit in the scratch, fewer than WIDE_STRIPS: softmax takes up to MOST_STRIPS of
- * them at a time, and two threads with two strips of (32000, 128) float32 each take twice as long as one with all four.
- */
+/* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. And of
+ * columns that do not stay in the scratch, fewer than WIDE_STRIPS: two threads with two strips of (32000, 128) float32
+ * each take twice as long as one with all four. */
 #define MIN_STRIPS  4
 #define WIDE_STRIPS 8
-#define MOST_STRIPS 16
 
 /* With more workers than this there is nearly always an idle CPU, and place_workers takes a system call for each. */
 #define MOST_PLACED 8
@@ -273,7 +271,7 @@ static void set_mask(thread t, const cpu_mask *mask) {
 
 /* Strips side by side; 1 without columns. */
 static ptrdiff_t strips_of(const fsm_args *args, int dtype) {
-    return args->columns ? (args->columns - 1) / FSM_STRIP(dtype) + 1 : 1;
+    return args->columns ? fsm_strips(args->columns, FSM_STRIP(dtype)) : 1;
 }
 
 ptrdiff_t fsm_units(const fsm_args *args, int dtype) {
@@ -295,13 +293,15 @@ static split split_of(const fsm_args *args, int dtype, int threads) {
     /* Not as integers: a broadcast row may have 2^61 elements. */
     const double unit_elements = (double)args->n * (args->columns ? FSM_STRIP(dtype) : 1);
     const double unit_bytes = (dtype == FSM_F32 ? 4 : 8) * unit_elements, unit_work = unit_bytes + ROW_WORK;
-    const ptrdiff_t fit = (ptrdiff_t)(FSM_SCRATCH / unit_bytes), least = fit >= MIN_STRIPS ? MIN_STRIPS : WIDE_STRIPS;
-    const ptrdiff_t together = strips < least ? strips : least == WIDE_STRIPS ? least : 1; /* are not separated */
+    const ptrdiff_t fit = (ptrdiff_t)(FSM_SCRATCH / unit_bytes);
+    const bool held = fit >= FSM_STRIPS_HELD;
+    const ptrdiff_t least = held ? MIN_STRIPS : WIDE_STRIPS;
+    const ptrdiff_t together = strips < least ? strips : held ? 1 : least; /* units that are not separated */
     split s = {.units = fsm_units(args, dtype), .threads = 1};
     s.block = ((ptrdiff_t)(BLOCK_WORK / unit_work) / together + 1) * together;
     if (args->columns) {
         /* As many strips as are fast together, if all threads get some. */
-        ptrdiff_t wide = fit >= MIN_STRIPS && fit < MOST_STRIPS ? fit : MOST_STRIPS;
+        ptrdiff_t wide = held && fit < FSM_MOST_STRIPS ? fit : FSM_MOST_STRIPS;
         while (wide > 1 && s.units / wide < threads)
             wide /= 2;
         if (wide > s.block)

@@ -153,7 +153,7 @@ static void FN(softmax_rows)(const FN(group) * g) {
  * (32000, 128) takes 0.43 (AVX-512, Zen 5; along the last axis: 0.20 and 0.35). */
 
 #define PIECE         (4 * LANES)
-#define SOFTMAX_TILES 16
+#define SOFTMAX_TILES FSM_MOST_STRIPS
 
 /* Numbers in the scratch; the rest of it is for the lanes of SOFTMAX_TILES tiles. */
 #define SOFTMAX_ROOM (SCRATCH_ROOM - (ptrdiff_t)(SOFTMAX_TILES * LANES * sizeof(vec_acc) / sizeof(real)))

@@ -7,10 +7,6 @@
  * time; along an axis whose steps are a multiple of 4 KB, all elements of a column would compete for the same few
  * places of the L1 cache. */
 
-/* Columns stay in the scratch if so many strips of them do. With fewer side by side it is faster to do without: memory
- * is read and written a few cache lines here and there. */
-#define TILES_HELD 4
-
 /* Numbers in a group of rows: with y, they fit in a common L1 cache. */
 #define GROUP_ROOM   ((ptrdiff_t)(16384 / sizeof(real)))
 
@@ -20,6 +16,7 @@ typedef struct {
     const fsm_args *args;
     fsm_row row;     /* the first */
     ptrdiff_t rows;  /* or columns */
+    bool columns;    /* side by side, or short rows taken as such */
     int tiles;       /* of columns */
     bool x_ready;    /* a row of x lies as n contiguous numbers */
     bool y_ready;    /* and one of y */
@@ -35,7 +32,7 @@ typedef struct {
 
 /* From element `i` on, of tile or row t, in the scratch: of the row if that is held, else of what is loaded. */
 FSM_INLINE_ real *FN(in_scratch)(const FN(group) * g, ptrdiff_t t, ptrdiff_t i) {
-    return g->scratch + t * g->pitch + (g->held ? i * ROWS(g->args->columns) : 0);
+    return g->scratch + t * g->pitch + (g->held ? i * ROWS(g->columns) : 0);
 }
 
 /* The same of a row, where it lies. */
@@ -61,7 +58,7 @@ FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t
     const fsm_args *args = g->args;
     const bool masked = args->operands[FSM_MASK].data;
     real *to = FN(in_scratch)(g, 0, begin);
-    if (args->columns) {
+    if (g->columns) {
         FN(load_columns)(args, FSM_X, g->row.at[FSM_X], begin, count, g->rows, to, g->pitch);
         if (masked)
             FN(blank_columns)(args, g->row.at[FSM_MASK], begin, count, g->rows, to, g->pitch, -(real)INFINITY);
@@ -81,7 +78,7 @@ FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t
 FSM_OUTLINE_ void FN(store_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
     const fsm_args *args = g->args;
     const real *from = FN(in_scratch)(g, 0, begin);
-    if (args->columns)
+    if (g->columns)
         FN(store_columns)(args, FSM_Y, g->row.at[FSM_Y], begin, count, g->rows, from, g->pitch);
     else if (count == args->n && FN(lies_in_one)(g, FSM_Y))
         FN(store)(args, FSM_Y, g->row.at[FSM_Y], 0, g->rows * count, from);
@@ -143,7 +140,7 @@ FSM_INLINE void FN(prefetch_row)(const FN(group) * g, ptrdiff_t r, ptrdiff_t beg
 
 /* What a group's function is told; see each_group(). */
 typedef struct {
-    bool hold;           /* rows stay in the scratch if there is room; tiles, if TILES_HELD fit, or all */
+    bool hold;           /* rows stay in the scratch if there is room; tiles, if FSM_STRIPS_HELD fit, or all */
     ptrdiff_t room;      /* numbers that fit in the scratch */
     ptrdiff_t tiles;     /* of columns: at most */
     ptrdiff_t piece;     /* of a column that does not stay: so many elements are loaded at a time */
@@ -167,7 +164,7 @@ FSM_INLINE_ FN(tiling) FN(tiling_of)(ptrdiff_t elements, FN(plan) plan, ptrdiff_
 FSM_INLINE_ ptrdiff_t FN(lay_tiles)(FN(group) * g, FN(plan) plan, ptrdiff_t strips) {
     const ptrdiff_t n = g->args->n, piece = n < plan.piece ? n : plan.piece;
     const FN(tiling) whole = FN(tiling_of)(n, plan, strips), part = FN(tiling_of)(piece, plan, strips);
-    g->held = plan.hold && whole.tiles >= (part.tiles < TILES_HELD ? part.tiles : TILES_HELD);
+    g->held = plan.hold && whole.tiles >= (part.tiles < FSM_STRIPS_HELD ? part.tiles : FSM_STRIPS_HELD);
     g->pitch = g->held ? whole.pitch : part.pitch;
     return g->held ? whole.tiles : part.tiles;
 }
@@ -182,15 +179,11 @@ FSM_INLINE_ ptrdiff_t FN(lay_rows)(FN(group) * g, FN(plan) plan) {
     return n < GROUP_ROOM ? GROUP_ROOM / n : 1;
 }
 
-FSM_INLINE_ ptrdiff_t FN(strips_of)(ptrdiff_t columns) {
-    return (columns - 1) / LANES + 1;
-}
-
 /* Walks through strips [begin, end), group by group. */
 static void FN(each_group_of_strips)(FN(group) g, ptrdiff_t begin, ptrdiff_t end, FN(plan) plan,
                                      void (*columns)(const FN(group) *)) {
     const fsm_args *args = g.args;
-    const ptrdiff_t strips = FN(strips_of)(args->columns), most = FN(lay_tiles)(&g, plan, strips);
+    const ptrdiff_t strips = fsm_strips(args->columns, LANES), most = FN(lay_tiles)(&g, plan, strips);
     fsm_cursor cursor;
     fsm_cursor_to(&cursor, args, begin / strips);
     for (ptrdiff_t unit = begin; unit < end; unit += g.tiles) {
@@ -211,33 +204,23 @@ static void FN(each_group_of_strips)(FN(group) g, ptrdiff_t begin, ptrdiff_t end
 FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
                                  void (*rows)(const FN(group) *), void (*columns)(const FN(group) *)) {
     const bool plain = !args->operands[FSM_MASK].data && !args->operands[FSM_WEIGHT].data;
-    FN(group)
-    g = {
-        .args = args,
-        .tiles = 1,
-        .x_ready = FN(lies_ready)(args, FSM_X) && plain,
-        .y_ready = FN(lies_ready)(args, FSM_Y),
-        .scratch = scratch,
-        .beta = FN(beta_of)(args->temperature),
-        .survey = plan.survey,
-    };
+    const int last = args->ndim - 1;
+    const ptrdiff_t along = last >= 0 ? args->shape[last] : 1;
+    const bool turned = !args->columns && args->n < LANES && along >= LANES;
+    FN(group) g;
+    g.args = args;
+    g.columns = args->columns || turned;
+    g.tiles = 1;
+    g.x_ready = FN(lies_ready)(args, FSM_X) && plain;
+    g.y_ready = FN(lies_ready)(args, FSM_Y);
+    g.scratch = scratch;
+    g.beta = FN(beta_of)(args->temperature);
+    g.survey = plan.survey;
     if (args->columns) {
         FN(each_group_of_strips)(g, begin, end, plan, columns);
         return;
     }
-    const int last = args->ndim - 1;
-    const ptrdiff_t along = last >= 0 ? args->shape[last] : 1;
-    const bool turned = args->n < LANES && along >= LANES;
-    ptrdiff_t most;
-    fsm_args as_columns;
-    if (turned) {
-        as_columns = *args;
-        as_columns.columns = along;
-        g.args = &as_columns;
-        most = FN(lay_tiles)(&g, plan, FN(strips_of)(along)) * LANES;
-    } else {
-        most = FN(lay_rows)(&g, plan);
-    }
+    const ptrdiff_t most = turned ? FN(lay_tiles)(&g, plan, fsm_strips(along, LANES)) * LANES : FN(lay_rows)(&g, plan);
     fsm_cursor cursor;
     fsm_cursor_to(&cursor, args, begin);
     for (ptrdiff_t unit = begin; unit < end; unit += g.rows) {
@@ -247,7 +230,7 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
             g.rows = most;
         g.row = cursor.row;
         if (turned)
-            g.tiles = (int)FN(strips_of)(g.rows);
+            g.tiles = (int)fsm_strips(g.rows, LANES);
         (turned ? columns : rows)(&g);
         fsm_cursor_advance(&cursor, args, g.rows);
     }
