@@ -10,7 +10,12 @@
 #include "softmax.h"
 
 #include "log_family.h"
+#include "log_sweep.h"
+
 #include "log_softmax.h"
+
+#include "reduction.h"
+
 #include "logmeanexp.h"
 #include "logsumexp.h"
 #include "softmax_entropy.h"

@@ -58,68 +58,94 @@ FSM_OUTLINE_ void FN(log_softmax_careful)(const real *x, real *y, ptrdiff_t n, c
     FN(log_softmax_body)(x, y, n, *terms, true);
 }
 
-FSM_INLINE void FN(log_softmax_group)(const FN(group) * g, FN(log_state) * states, bool columns) {
-    const fsm_args *args = g->args;
-    const ptrdiff_t n = args->n, width = ROWS(columns), parts = columns ? g->tiles : g->rows;
-    const bool x_ready = !columns && g->x_ready, y_ready = !columns && g->y_ready;
-    const bool stays = x_ready || g->held; /* what the first sweep has loaded */
-    FN(log_softmax_plan) plans[LOG_TILES];
-    if (columns)
-        FN(log_sweep_columns)(g, states, NULL);
-    else
-        FN(log_sweep_rows)(g, states, NULL);
-    for (int t = 0; t < g->tiles; t++)
-        FN(log_softmax_plan_of)(&plans[t], &states[t], FN(entries)(g, t));
-    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
-        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-        if (!stays)
-            FN(load_group)(g, c, count);
-        for (ptrdiff_t t = 0; t < parts; t++) {
-            const ptrdiff_t j = columns ? 0 : t;
-            const FN(log_softmax_plan) *plan = columns ? &plans[t] : plans;
-            const FN(log_state) *state = columns ? &states[t] : states;
-            const real *x = x_ready ? FN(in_place)(g, FSM_X, t, c) : FN(in_scratch)(g, t, c);
-            real *y = y_ready ? FN(in_place)(g, FSM_Y, t, c) : FN(in_scratch)(g, t, c);
-            const vec max = columns ? vec_load(plan->max) : vec_set1(plan->max[j]);
-            const vec tail = columns ? vec_load(plan->tail) : vec_set1(plan->tail[j]);
-            const vec unit = columns ? vec_load(plan->unit) : vec_set1(plan->unit[j]);
-            const FN(log_softmax_terms) terms = {
-                .max = vec_mul(max, unit),
-                .minus_tail = vec_sub(vec_set1(0), tail),
-                .unit = unit,
-                .beta = vec_mul(vec_set1(g->beta.hi), vec_sub(vec_set1(3), vec_add(unit, unit))), /* beta / unit */
-            };
-            if (state->careful[j])
-                FN(log_softmax_careful)(x, y, count * width, &terms);
-            else
-                FN(log_softmax_body)(x, y, count * width, terms, false);
-            for (ptrdiff_t i = 0; i < width; i++)
-                if (plan->index[j + i] >= c && plan->index[j + i] < c + count)
-                    memcpy(y + (plan->index[j + i] - c) * width + i, &plan->alone[j + i], sizeof *y);
-        }
-        if (!y_ready && !g->held)
-            FN(store_group)(g, c, count);
-    }
-    if (!y_ready && g->held)
-        FN(store_group)(g, 0, n);
-    for (int t = 0; t < g->tiles; t++)
-        for (int j = 0; j < FN(entries)(g, t); j++)
-            if (states[t].flags[j] || states[t].max[j] == -INFINITY)
-                FN(fill_row)(g, t * LANES + j, !states[t].flags[j], -(real)INFINITY);
+/* Of row j, or of the columns of a tile. */
+FSM_INLINE FN(log_softmax_terms)
+    FN(log_softmax_terms_of)(const FN(group) * g, const FN(log_softmax_plan) * plan, ptrdiff_t j, bool columns) {
+    const vec max = columns ? vec_load(plan->max) : vec_set1(plan->max[j]);
+    const vec tail = columns ? vec_load(plan->tail) : vec_set1(plan->tail[j]);
+    const vec unit = columns ? vec_load(plan->unit) : vec_set1(plan->unit[j]);
+    return (FN(log_softmax_terms)){
+        .max = vec_mul(max, unit),
+        .minus_tail = vec_sub(vec_set1(0), tail),
+        .unit = unit,
+        .beta = vec_mul(vec_set1(g->beta.hi), vec_sub(vec_set1(3), vec_add(unit, unit))), /* beta / unit */
+    };
+}
+
+/* Rows of a state, or columns of a tile, without a result. */
+static void FN(log_softmax_special)(const FN(group) * g, const FN(log_state) * s, int t) {
+    for (int j = 0; j < FN(entries)(g, t); j++)
+        if (s->flags[j] || s->max[j] == -INFINITY)
+            FN(fill_row)(g, t * LANES + j, !s->flags[j], -(real)INFINITY);
 }
 
 static void FN(log_softmax_rows)(const FN(group) * g) {
+    const ptrdiff_t n = g->args->n;
     FN(log_state) state;
-    FN(log_softmax_group)(g, &state, false);
+    FN(log_softmax_plan) plan;
+    FN(log_sweep_rows)(g, &state, FN(SUMS));
+    FN(log_softmax_plan_of)(&plan, &state, (int)g->rows);
+    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+        if (!g->x_ready && !g->held)
+            FN(load_group)(g, c, count);
+        for (ptrdiff_t r = 0; r < g->rows; r++) {
+            const real *x = g->x_ready ? FN(in_place)(g, FSM_X, r, c) : FN(in_scratch)(g, r, c);
+            real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : FN(in_scratch)(g, r, c);
+            const FN(log_softmax_terms) terms = FN(log_softmax_terms_of)(g, &plan, r, false);
+            if (state.careful[r])
+                FN(log_softmax_careful)(x, y, count, &terms);
+            else
+                FN(log_softmax_body)(x, y, count, terms, false);
+            if (plan.index[r] >= c && plan.index[r] < c + count)
+                memcpy(y + (plan.index[r] - c), &plan.alone[r], sizeof *y);
+        }
+        if (!g->y_ready && !g->held)
+            FN(store_group)(g, c, count);
+    }
+    if (!g->y_ready && g->held)
+        FN(store_group)(g, 0, n);
+    FN(log_softmax_special)(g, &state, 0);
+}
+
+/* The second sweep of rows [i, i + 4), or those that are there, of tile t of a piece. */
+FSM_INLINE void FN(log_softmax_rows_of_tile)(FN(piece) x, FN(piece) y, ptrdiff_t t, ptrdiff_t i,
+                                             FN(log_softmax_terms) terms, bool careful) {
+    for (ptrdiff_t k = i; k < i + 4 && k < x.count; k++)
+        FN(log_softmax_body)(FN(in_piece)(x, t, k), FN(in_piece)(y, t, k), LANES, terms, careful);
 }
 
 static void FN(log_softmax_columns)(const FN(group) * g) {
+    const ptrdiff_t n = g->args->n;
+    const bool in_place = FN(lies_in_tiles)(g, FSM_Y);
     FN(log_state) states[LOG_TILES];
-    FN(log_softmax_group)(g, states, true);
+    FN(log_softmax_plan) plans[LOG_TILES];
+    FN(log_softmax_terms) terms[LOG_TILES];
+    FN(log_sweep_columns)(g, states, FN(SUMS));
+    for (int t = 0; t < g->tiles; t++) {
+        FN(log_softmax_plan_of)(&plans[t], &states[t], FN(entries)(g, t));
+        terms[t] = FN(log_softmax_terms_of)(g, &plans[t], 0, true);
+    }
+    for (ptrdiff_t c = 0; c < n; c += PIECE) {
+        const FN(piece) x = FN(piece_of_x)(g, c, n - c < PIECE ? n - c : PIECE, true);
+        const FN(piece) y = in_place ? FN(piece_in_place)(g, FSM_Y, c, x.count) : FN(piece_in_scratch)(g, c, x.count);
+        for (ptrdiff_t i = 0; i < x.count; i += 4)
+            for (int t = 0; t < g->tiles; t++)
+                FN(log_softmax_rows_of_tile)(x, y, t, i, terms[t], states[t].careful[0]);
+        for (int t = 0; t < g->tiles; t++)
+            for (int j = 0; j < LANES; j++) {
+                const ptrdiff_t i = plans[t].index[j] - c;
+                if (i >= 0 && i < x.count)
+                    memcpy(FN(in_piece)(y, t, i) + j, &plans[t].alone[j], sizeof(real));
+            }
+        if (!in_place)
+            FN(store_group)(g, c, x.count);
+    }
+    for (int t = 0; t < g->tiles; t++)
+        FN(log_softmax_special)(g, &states[t], t);
 }
 
 static void FN(log_softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    const FN(plan)
-        plan = {.hold = true, .room = SCRATCH_ROOM, .tiles = LOG_TILES, .piece = FSM_CHUNK, .most_rows = LANES};
+    const FN(plan) plan = {.hold_rows = true, .room = LOG_ROOM, .tiles = LOG_TILES, .most_rows = LANES};
     FN(each_group)(args, begin, end, scratch, plan, FN(log_softmax_rows), FN(log_softmax_columns));
 }

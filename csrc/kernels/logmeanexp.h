@@ -21,11 +21,11 @@ static void FN(logmeanexp_finish)(const FN(group) * g, int t, const FN(log_state
 }
 
 static void FN(logmeanexp_rows)(const FN(group) * g) {
-    FN(reduce_rows)(g, false, FN(logmeanexp_finish));
+    FN(reduce_rows)(g, FN(SUMS), FN(logmeanexp_finish));
 }
 
 static void FN(logmeanexp_columns)(const FN(group) * g) {
-    FN(reduce_columns)(g, false, FN(logmeanexp_finish));
+    FN(reduce_columns)(g, FN(SUMS), FN(logmeanexp_finish));
 }
 
 static void FN(logmeanexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {

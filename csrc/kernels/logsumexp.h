@@ -50,13 +50,16 @@ static void FN(logsumexp_finish)(const FN(group) * g, int t, const FN(log_state)
 }
 
 static void FN(logsumexp_rows)(const FN(group) * g) {
-    FN(reduce_rows)(g, g->args->operands[FSM_WEIGHT].data, FN(logsumexp_finish));
+    FN(reduce_rows)(g, g->args->operands[FSM_WEIGHT].data ? FN(WEIGHTED) : FN(SUMS), FN(logsumexp_finish));
 }
 
 static void FN(logsumexp_columns)(const FN(group) * g) {
-    FN(reduce_columns)(g, g->args->operands[FSM_WEIGHT].data, FN(logsumexp_finish));
+    FN(reduce_columns)(g, g->args->operands[FSM_WEIGHT].data ? FN(WEIGHTED) : FN(SUMS), FN(logsumexp_finish));
 }
 
 static void FN(logsumexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    FN(each_group)(args, begin, end, scratch, REDUCTION_PLAN, FN(logsumexp_rows), FN(logsumexp_columns));
+    FN(plan) plan = REDUCTION_PLAN;
+    if (args->operands[FSM_WEIGHT].data)
+        plan.room -= SCRATCH_ROOM / 2;
+    FN(each_group)(args, begin, end, scratch, plan, FN(logsumexp_rows), FN(logsumexp_columns));
 }

@@ -34,6 +34,10 @@ FSM_INLINE FN(beta) FN(beta_of)(double temperature) {
     return (FN(beta)){hi, (real)((b - hi) + fma(-b, temperature, 1) * b), (real)(-0x1p22 * temperature)};
 }
 
+FSM_INLINE_ bool FN(is_scaled)(FN(beta) beta) {
+    return beta.hi != 1 || beta.lo != 0;
+}
+
 typedef struct {
     vec magic;
     vec low;
@@ -46,6 +50,16 @@ typedef struct {
 
 FSM_INLINE bool FN(in_direct_range)(real max) {
     return max > -DIRECT && max < DIRECT;
+}
+
+/* a, or what takes the place of an element that is not finite. */
+FSM_INLINE vec FN(finite_or)(vec a, vec other) {
+    return vec_select_lt(vec_abs(a), vec_set1((real)INFINITY), a, other);
+}
+
+/* The shift of rows with these maxima, which are finite. */
+FSM_INLINE vec FN(shift_of)(vec max, FN(beta) beta) {
+    return vec_select_lt(vec_abs(vec_mul(max, vec_set1(beta.hi))), vec_set1(DIRECT), vec_set1(0), max);
 }
 
 /* max: of the row, finite. */
@@ -88,6 +102,27 @@ FSM_INLINE vec FN(exp)(vec x, FN(exp_frame) frame, bool careful) {
     for (size_t i = 1; i < sizeof c / sizeof *c; i++)
         p = vec_fma(p, t, vec_set1(c[i] * EXP_SCALE));
     return vec_mul(p, vec_pow2(z));
+}
+
+FSM_OUTLINE_ void FN(careful_blocks)(vec *a, int count, const FN(exp_frame) * frame) {
+    for (int i = 0; i < count; i++)
+        a[i] = FN(exp)(a[i], *frame, true);
+}
+
+/* `count` <= 4, a constant, of them in place. The detour keeps `a` in registers elsewhere. */
+FSM_INLINE void FN(exp_blocks)(vec *a, const int count, const FN(exp_frame) * frame, bool careful) {
+    if (careful) {
+        vec copy[4];
+        for (int i = 0; i < count; i++)
+            copy[i] = a[i];
+        FN(careful_blocks)(copy, count, frame);
+        for (int i = 0; i < count; i++)
+            a[i] = copy[i];
+        return;
+    }
+    FSM_UNROLL
+    for (int i = 0; i < count; i++)
+        a[i] = FN(exp)(a[i], *frame, false);
 }
 
 /* 1/S as hi + lo, with the factors that e and y carry (sum_reciprocal). */

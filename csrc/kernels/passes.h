@@ -1,14 +1,11 @@
-/* The sweeps that every operation shares, and the order of summation.
- *
- * A sweep goes over contiguous numbers x: n elements of one row, or of a tile (tile.h), n blocks of LANES columns. What
- * belongs to a row is an array with an entry a row: 1 or LANES of them. `columns`, a constant, says which of the two.
+/* The sweeps over rows that every operation shares, and the order of summation.
  *
  * The sum of a row. Chunk c is the FSM_CHUNK elements from c*FSM_CHUNK on; in it lane j takes elements j,
  * j+LANES, j+2*LANES, ... Four consecutive elements of a lane are added as (s0+s2) + (s1+s3) in the element
  * type, and that joins the lane's float64 accumulator (vec_acc_add). Lanes fold by halves, totals of chunks
- * add in order. Elements that are missing count as +0. A tile keeps the same lanes for each of its columns, in
- * memory instead of side by side in a register; so rows and columns, and any split into chunks, give the same
- * bits. */
+ * add in order. Elements that are missing count as +0. A tile of columns (tile.h) keeps the same lanes for each of
+ * its columns, in memory instead of side by side in a register; so rows and columns, and any split into chunks, give
+ * the same bits. */
 
 /* ---- the range of x */
 
@@ -45,10 +42,8 @@ FSM_INLINE FN(range) FN(range_chunk)(FN(range) range, const real *x, ptrdiff_t n
     return range;
 }
 
-/* The range of n elements of a row, over all its lanes, or of every column of a tile, in the column's lane. */
-FSM_INLINE FN(range) FN(range_rows)(const real *x, ptrdiff_t n, bool columns) {
-    if (columns)
-        return FN(range_chunk)(FN(range_of)(vec_load(x)), x, n * LANES, 0);
+/* The range of n elements, over all lanes. */
+FSM_INLINE FN(range) FN(range_row)(const real *x, ptrdiff_t n) {
     real first;
     memcpy(&first, x, sizeof first);
     return FN(range_chunk)(FN(range_of)(vec_set1(first)), x, n, first);
@@ -118,32 +113,6 @@ static vec_acc FN(fold_columns)(vec_acc *lanes, int used) {
     return lanes[0];
 }
 
-/* sum_row_body() for the columns of a tile. */
-FSM_INLINE vec_acc FN(sum_columns_body)(const real *x, real *e, ptrdiff_t n, FN(exp_frame) frame, FN(terms) terms) {
-    const int used = n < LANES ? (int)n : LANES;
-    vec_acc lanes[LANES];
-    for (int j = 0; j < used; j++)
-        lanes[j] = vec_acc_zero();
-    for (ptrdiff_t group = 0; group < n; group += 4 * LANES) {
-        for (int j = 0; j < used && group + j < n; j++) {
-            const ptrdiff_t i = group + j;
-            const int steps = i + 3 * LANES < n ? 4 : (int)((n - 1 - i) / LANES) + 1;
-            vec s[4];
-            FSM_UNROLL
-            for (int step = 0; step < 4; step++)
-                s[step] = step < steps ? FN(term)(vec_load(x + (i + step * LANES) * LANES), frame, terms) : vec_set1(0);
-            if (e) {
-                FSM_UNROLL
-                for (int step = 0; step < 4; step++)
-                    if (step < steps)
-                        vec_store(e + (i + step * LANES) * LANES, s[step]);
-            }
-            lanes[j] = vec_acc_add(lanes[j], vec_add(vec_add(s[0], s[2]), vec_add(s[1], s[3])));
-        }
-    }
-    return FN(fold_columns)(lanes, used);
-}
-
 static fsm_sum FN(sum_row)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
                            const FN(exp_frame) * frame, FN(terms) terms) {
     if (terms == FN(PLAIN))
@@ -151,51 +120,6 @@ static fsm_sum FN(sum_row)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, 
     if (terms == FN(CAREFUL))
         return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(CAREFUL));
     return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(GIVEN));
-}
-
-static vec_acc FN(sum_columns)(const real *x, real *e, ptrdiff_t n, const FN(exp_frame) * frame, FN(terms) terms) {
-    if (terms == FN(PLAIN))
-        return FN(sum_columns_body)(x, e, n, *frame, FN(PLAIN));
-    if (terms == FN(CAREFUL))
-        return FN(sum_columns_body)(x, e, n, *frame, FN(CAREFUL));
-    return FN(sum_columns_body)(x, e, n, *frame, FN(GIVEN));
-}
-
-/* Sums of a chunk, one a row, all terms of it stored in e unless that is NULL. */
-FSM_INLINE void FN(sum_rows)(const real *x, real *e, ptrdiff_t n, const FN(exp_frame) * frame, FN(terms) terms,
-                             fsm_sum *sums, bool columns) {
-    if (!columns) {
-        sums[0] = FN(sum_row)(x, e, n, -1, NULL, frame, terms);
-        return;
-    }
-    double hi[LANES], lo[LANES];
-    vec_acc_get(FN(sum_columns)(x, e, n, frame, terms), hi, lo);
-    for (int j = 0; j < LANES; j++)
-        sums[j] = (fsm_sum){hi[j], lo[j]};
-}
-
-/* The same without the term of element skip[row] of each row, which goes to `skipped`; negative: none. Columns have a
- * hole put in their x for that time. */
-FSM_INLINE void FN(sum_rows_without)(real *x, ptrdiff_t n, const ptrdiff_t *skip, real *skipped,
-                                     const FN(exp_frame) * frame, FN(terms) terms, fsm_sum *sums, bool columns) {
-    if (!columns) {
-        skipped[0] = 0;
-        sums[0] = FN(sum_row)(x, NULL, n, skip[0], skipped, frame, terms);
-        return;
-    }
-    real elements[LANES];
-    for (int j = 0; j < LANES; j++) {
-        elements[j] = 0;
-        if (skip[j] >= 0) {
-            elements[j] = x[skip[j] * LANES + j];
-            x[skip[j] * LANES + j] = terms == FN(GIVEN) ? 0 : -(real)INFINITY;
-        }
-    }
-    FN(sum_rows)(x, NULL, n, frame, terms, sums, true);
-    for (int j = 0; j < LANES; j++)
-        if (skip[j] >= 0)
-            x[skip[j] * LANES + j] = elements[j];
-    vec_store(skipped, FN(term)(vec_load(elements), *frame, terms));
 }
 
 /* ---- results */

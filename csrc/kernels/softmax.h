@@ -12,14 +12,9 @@ typedef struct {
     bool careful;
 } FN(softmax_plan);
 
-/* a, or what takes the place of an element that is not finite. */
-FSM_INLINE vec FN(finite_or)(vec a, vec other) {
-    return vec_select_lt(vec_abs(a), vec_set1((real)INFINITY), a, other);
-}
-
 /* Of -inf alone the sum is 0, unless a NaN is there too: its frame is that of 0. */
 FSM_INLINE FN(softmax_plan) FN(softmax_plan_of)(FN(range) range, FN(beta) beta, bool columns) {
-    const bool scaled = beta.hi != 1 || beta.lo != 0;
+    const bool scaled = FN(is_scaled)(beta);
     if (!columns) {
         const real max = vec_hmax(range.max), finite_max = isfinite(max) ? max : 0;
         const real shift = FN(in_direct_range)(finite_max * beta.hi) ? 0 : finite_max;
@@ -27,7 +22,7 @@ FSM_INLINE FN(softmax_plan) FN(softmax_plan_of)(FN(range) range, FN(beta) beta, 
                                   scaled || shift != 0 || FN(range_has_subnormal)(range)};
     }
     const vec zero = vec_set1(0), max = FN(finite_or)(range.max, zero);
-    const vec shift = vec_select_lt(vec_abs(vec_mul(max, vec_set1(beta.hi))), vec_set1(DIRECT), zero, max);
+    const vec shift = FN(shift_of)(max, beta);
     return (FN(softmax_plan)){0, FN(exp_frame_of)(max, shift, beta), scaled || vec_any_lt(zero, vec_abs(shift))};
 }
 
@@ -61,7 +56,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
         const real *row_x = (const real *)(x + r * x_stride);
         real *row_y = (real *)(y + r * y_stride);
         if (!look_ahead || r == 0)
-            next = FN(softmax_plan_of)(FN(range_rows)(row_x, n, false), g->beta, false);
+            next = FN(softmax_plan_of)(FN(range_row)(row_x, n), g->beta, false);
         const FN(softmax_plan) plan = next;
         fsm_sum sum = {0, 0};
         for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
@@ -74,8 +69,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
             sum = FN(sum_merge)(sum, chunk);
         }
         if (look_ahead && r + 1 < g->rows)
-            next =
-                FN(softmax_plan_of)(FN(range_rows)((const real *)(x + (r + 1) * x_stride), n, false), g->beta, false);
+            next = FN(softmax_plan_of)(FN(range_row)((const real *)(x + (r + 1) * x_stride), n), g->beta, false);
         if (!isfinite(plan.row_max) || isnan(sum.hi)) {
             const bool all_neg_inf = plan.row_max == -(real)INFINITY && !isnan(sum.hi);
             if (g->y_ready)
@@ -108,7 +102,7 @@ static void FN(softmax_long_row)(const FN(group) * g) {
     for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
         FN(load_group)(g, c, count);
-        const FN(range) of_chunk = FN(range_rows)(chunk, count, false);
+        const FN(range) of_chunk = FN(range_row)(chunk, count);
         range = c ? FN(range_join)(range, of_chunk) : of_chunk;
     }
     const FN(softmax_plan) plan = FN(softmax_plan_of)(range, g->beta, false);
@@ -148,11 +142,10 @@ static void FN(softmax_rows)(const FN(group) * g) {
  * a sweep for the maximum alone ahead; and so do the groups after it, until that sweep finds that their guesses would
  * have done. No bit depends on any of that, as k changes none.
  *
- * e stays in the scratch if there is room for it, else it is computed again. (1024, 1024) float32 takes 0.29 ns an
- * element, where a sweep for the maximum ahead makes that 0.37 and a copy of x in the scratch 0.38; without room for e,
- * (32000, 128) takes 0.43 (AVX-512, Zen 5; along the last axis: 0.20 and 0.35). */
+ * e stays in the scratch if there is room for it, else it is computed again. (1024, 1024) float32 takes 0.27 ns an
+ * element, where a sweep for the maximum ahead made that a quarter more, as did a copy of x in the scratch; without
+ * room for e, (32000, 128) takes 0.35 (AVX-512, Zen 5; along the last axis: 0.21 and 0.28). */
 
-#define PIECE         (4 * LANES)
 #define SOFTMAX_TILES FSM_MOST_STRIPS
 
 /* Numbers in the scratch; the rest of it is for the lanes of SOFTMAX_TILES tiles. */
@@ -172,48 +165,17 @@ typedef struct {
     vec least; /* e below this give 0 */
 } FN(softmax_tile);
 
-/* A piece of a group of tiles: `count` elements, `step` bytes apart, those of the next tile `tile_step` bytes on. */
-typedef struct {
-    char *at;
-    ptrdiff_t step, tile_step, count;
-} FN(piece);
-
-FSM_INLINE_ real *FN(in_piece)(FN(piece) piece, ptrdiff_t t, ptrdiff_t i) {
-    return (real *)(piece.at + t * piece.tile_step + i * piece.step);
-}
-
-/* Whether the numbers of an operand are a piece where they lie. */
-FSM_INLINE_ bool FN(lies_in_tiles)(const FN(group) * g, int which) {
-    const fsm_operand *operand = &g->args->operands[which];
-    return operand->storage == STORED_REAL && !operand->swapped && operand->across == sizeof(real) &&
-           g->args->axes == 1 && g->rows == (ptrdiff_t)g->tiles * LANES;
-}
-
-FSM_INLINE_ FN(piece) FN(piece_in_place)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count) {
-    const ptrdiff_t step = g->args->operands[which].step[0];
-    return (FN(piece)){g->row.at[which] + begin * step, step, LANES * sizeof(real), count};
-}
-
-FSM_INLINE_ FN(piece) FN(piece_in_scratch)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
-    const ptrdiff_t size = sizeof(real);
-    return (FN(piece)){(char *)FN(in_scratch)(g, 0, begin), LANES * size, g->pitch * size, count};
-}
-
-/* A piece of x, loaded if need be. */
-static FN(piece) FN(piece_of_x)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
-    if (!g->args->operands[FSM_MASK].data && FN(lies_in_tiles)(g, FSM_X))
-        return FN(piece_in_place)(g, FSM_X, begin, count);
-    FN(load_group)(g, begin, count);
-    return FN(piece_in_scratch)(g, begin, count);
-}
-
 /* The first sweep over a piece, where it is a sweep of its own. */
 static void FN(softmax_range)(FN(softmax_tile) * tiles, int count, FN(piece) x, bool first) {
     for (int t = 0; first && t < count; t++)
         tiles[t].range = FN(range_of)(vec_load(FN(in_piece)(x, t, 0)));
-    for (ptrdiff_t i = 0; i < x.count; i++)
-        for (int t = 0; t < count; t++)
-            tiles[t].range = FN(range_join)(tiles[t].range, FN(range_of)(vec_load(FN(in_piece)(x, t, i))));
+    for (ptrdiff_t i = 0; i < x.count; i += 4)
+        for (int t = 0; t < count; t++) {
+            FN(range) range = tiles[t].range;
+            for (ptrdiff_t k = i; k < i + 4 && k < x.count; k++)
+                range = FN(range_join)(range, FN(range_of)(vec_load(FN(in_piece)(x, t, k))));
+            tiles[t].range = range;
+        }
     for (int t = 0; first && t < count; t++)
         tiles[t].guess = FN(finite_or)(tiles[t].range.max, vec_set1(0));
 }
@@ -230,25 +192,14 @@ static bool FN(softmax_guessed)(const FN(softmax_tile) * tiles, int count, FN(be
     return !off;
 }
 
-FSM_OUTLINE_ void FN(careful_terms)(vec *a, int count, const FN(exp_frame) * frame) {
-    for (int i = 0; i < count; i++)
-        a[i] = FN(exp)(a[i], *frame, true);
-}
-
-/* `count`, a constant, of a tile's terms. */
-FSM_INLINE void FN(softmax_terms)(FN(softmax_tile) * tile, vec *a, const int count) {
+/* `count` <= 4, a constant, of a tile's terms in place of x; returns the range of x. */
+FSM_INLINE FN(range) FN(softmax_terms)(const FN(softmax_tile) * tile, vec *a, const int count) {
     FN(range) range = FN(range_of)(a[0]);
     FSM_UNROLL
     for (int i = 1; i < count; i++)
         range = FN(range_join)(range, FN(range_of)(a[i]));
-    tile->range = FN(range_join)(tile->range, range);
-    if (tile->plan.careful || FN(range_has_subnormal)(range)) {
-        FN(careful_terms)(a, count, &tile->plan.frame);
-        return;
-    }
-    FSM_UNROLL
-    for (int i = 0; i < count; i++)
-        a[i] = FN(exp)(a[i], tile->plan.frame, false);
+    FN(exp_blocks)(a, count, &tile->plan.frame, tile->plan.careful || FN(range_has_subnormal)(range));
+    return range;
 }
 
 /* Elements i, i + LANES, ... of a piece of a tile: 4 of them, or those that are there. e may be x. */
@@ -259,11 +210,13 @@ FSM_INLINE void FN(softmax_add_lane)(FN(softmax_tile) * tile, FN(piece) x, FN(pi
     for (int step = 0; step < 4; step++) {
         const bool there = all || i + step * LANES < x.count;
         a[step] = there ? vec_load(FN(in_piece)(x, t, i + step * LANES)) : vec_set1(0);
+        if (all)
+            FN(prefetch_block)(FN(in_piece)(x, t, i + step * LANES + 1));
         if (!all && there)
-            FN(softmax_terms)(tile, &a[step], 1);
+            tile->range = FN(range_join)(tile->range, FN(softmax_terms)(tile, &a[step], 1));
     }
     if (all)
-        FN(softmax_terms)(tile, a, 4);
+        tile->range = FN(range_join)(tile->range, FN(softmax_terms)(tile, a, 4));
     FSM_UNROLL
     for (int step = 0; step < 4; step++)
         if (keep && (all || i + step * LANES < x.count))
@@ -287,7 +240,7 @@ FSM_INLINE void FN(softmax_add_piece)(FN(softmax_tile) * tiles, int count, FN(pi
 static void FN(softmax_survey)(const FN(group) * g, FN(softmax_tile) * tiles) {
     const ptrdiff_t n = g->args->n;
     for (ptrdiff_t c = 0; c < n; c += PIECE)
-        FN(softmax_range)(tiles, g->tiles, FN(piece_of_x)(g, c, n - c < PIECE ? n - c : PIECE), c == 0);
+        FN(softmax_range)(tiles, g->tiles, FN(piece_of_x)(g, c, n - c < PIECE ? n - c : PIECE, false), c == 0);
     *g->survey = !FN(softmax_guessed)(tiles, g->tiles, g->beta);
     for (int t = 0; t < g->tiles; t++)
         tiles[t].plan = FN(softmax_plan_of)(tiles[t].range, g->beta, true);
@@ -303,7 +256,7 @@ static bool FN(softmax_sums)(const FN(group) * g, FN(softmax_tile) * tiles, bool
             for (int j = 0; j < used; j++)
                 tiles[t].lanes[j] = vec_acc_zero();
         for (ptrdiff_t c = chunk; c < end; c += PIECE) {
-            const FN(piece) x = FN(piece_of_x)(g, c, end - c < PIECE ? end - c : PIECE);
+            const FN(piece) x = FN(piece_of_x)(g, c, end - c < PIECE ? end - c : PIECE, surveyed);
             if (c == 0 && !surveyed) {
                 FN(softmax_range)(tiles, g->tiles, x, true);
                 for (int t = 0; t < g->tiles; t++)
@@ -341,20 +294,36 @@ FSM_INLINE vec FN(softmax_least)(const FN(softmax_tile) * tile, FN(beta) beta) {
     return vec_mul(vec_set1(EXP_SCALE), vec_pow2(vec_add(vec_set1(ROUND_TO_INT + 1), vec_max(above, vec_set1(0)))));
 }
 
-/* y = e/S, from e or from x. y may be either. */
-FSM_INLINE void FN(softmax_quotients)(FN(softmax_tile) * tiles, int count, FN(piece) from, bool from_x, FN(piece) y,
-                                      real flush_below) {
-    const vec zero = vec_set1(0), limit = vec_set1(flush_below);
-    for (ptrdiff_t i = 0; i < from.count; i++)
-        for (int t = 0; t < count; t++) {
-            vec a = vec_load(FN(in_piece)(from, t, i));
-            if (from_x)
-                FN(softmax_terms)(&tiles[t], &a, 1);
-            a = FN(quotient)(vec_max(a, tiles[t].least), tiles[t].divisor);
-            if (flush_below > 0)
-                a = vec_select_lt(a, limit, zero, a);
-            vec_store(FN(in_piece)(y, t, i), a);
-        }
+/* `count` <= 4, a constant, rows of a tile: y = e/S, from e or from x. y may be either. */
+FSM_INLINE void FN(softmax_quotients)(const FN(softmax_tile) * tile, FN(piece) from, bool from_x, FN(piece) y,
+                                      ptrdiff_t t, ptrdiff_t i, real flush_below, const int count) {
+    vec a[4];
+    FSM_UNROLL
+    for (int k = 0; k < count; k++) {
+        a[k] = vec_load(FN(in_piece)(from, t, i + k));
+        if (from_x)
+            FN(prefetch_block)(FN(in_piece)(from, t, i + k + 4));
+    }
+    if (from_x)
+        FN(softmax_terms)(tile, a, count);
+    FSM_UNROLL
+    for (int k = 0; k < count; k++) {
+        a[k] = FN(quotient)(vec_max(a[k], tile->least), tile->divisor);
+        if (flush_below > 0)
+            a[k] = vec_select_lt(a[k], vec_set1(flush_below), vec_set1(0), a[k]);
+        vec_store(FN(in_piece)(y, t, i + k), a[k]);
+    }
+}
+
+FSM_INLINE void FN(softmax_finish_piece)(const FN(softmax_tile) * tiles, int count, FN(piece) from, bool from_x,
+                                         FN(piece) y, real flush_below) {
+    ptrdiff_t i = 0;
+    for (; i + 4 <= from.count; i += 4)
+        for (int t = 0; t < count; t++)
+            FN(softmax_quotients)(&tiles[t], from, from_x, y, t, i, flush_below, 4);
+    for (; i < from.count; i++)
+        for (int t = 0; t < count; t++)
+            FN(softmax_quotients)(&tiles[t], from, from_x, y, t, i, flush_below, 1);
 }
 
 /* The last sweep. */
@@ -371,9 +340,10 @@ static void FN(softmax_finish)(const FN(group) * g, FN(softmax_tile) * tiles) {
         const FN(piece) in_scratch = FN(piece_in_scratch)(g, c, count);
         const FN(piece) y = in_place ? FN(piece_in_place)(g, FSM_Y, c, count) : in_scratch;
         if (g->held)
-            FN(softmax_quotients)(tiles, g->tiles, in_scratch, false, y, (real)args->flush_below);
+            FN(softmax_finish_piece)(tiles, g->tiles, in_scratch, false, y, (real)args->flush_below);
         else
-            FN(softmax_quotients)(tiles, g->tiles, FN(piece_of_x)(g, c, count), true, y, (real)args->flush_below);
+            FN(softmax_finish_piece)(tiles, g->tiles, FN(piece_of_x)(g, c, count, false), true, y,
+                                     (real)args->flush_below);
         if (!in_place)
             FN(store_group)(g, c, count);
     }
@@ -401,11 +371,7 @@ static void FN(softmax_columns)(const FN(group) * g) {
 
 static void FN(softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     bool survey = false;
-    const FN(plan) plan = {.hold = true,
-                           .room = SOFTMAX_ROOM,
-                           .tiles = SOFTMAX_TILES,
-                           .piece = PIECE,
-                           .most_rows = PTRDIFF_MAX,
-                           .survey = &survey};
+    const FN(plan) plan = {
+        .hold_rows = true, .room = SOFTMAX_ROOM, .tiles = SOFTMAX_TILES, .most_rows = PTRDIFF_MAX, .survey = &survey};
     FN(each_group)(args, begin, end, scratch, plan, FN(softmax_rows), FN(softmax_columns));
 }

@@ -20,11 +20,11 @@ static void FN(softmax_entropy_finish)(const FN(group) * g, int t, const FN(log_
 }
 
 static void FN(softmax_entropy_rows)(const FN(group) * g) {
-    FN(reduce_rows)(g, true, FN(softmax_entropy_finish));
+    FN(reduce_rows)(g, FN(DISTANCES), FN(softmax_entropy_finish));
 }
 
 static void FN(softmax_entropy_columns)(const FN(group) * g) {
-    FN(reduce_columns)(g, true, FN(softmax_entropy_finish));
+    FN(reduce_columns)(g, FN(DISTANCES), FN(softmax_entropy_finish));
 }
 
 static void FN(softmax_entropy)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {

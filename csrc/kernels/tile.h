@@ -138,12 +138,60 @@ FSM_INLINE void FN(prefetch_row)(const FN(group) * g, ptrdiff_t r, ptrdiff_t beg
     }
 }
 
+/* ---- tiles of columns, a piece at a time */
+
+/* Elements of a piece; a chunk is a multiple of it. */
+#define PIECE (4 * LANES)
+
+/* A piece of a group of tiles: `count` elements, `step` bytes apart, those of the next tile `tile_step` bytes on. */
+typedef struct {
+    char *at;
+    ptrdiff_t step, tile_step, count;
+} FN(piece);
+
+FSM_INLINE_ real *FN(in_piece)(FN(piece) piece, ptrdiff_t t, ptrdiff_t i) {
+    return (real *)(piece.at + t * piece.tile_step + i * piece.step);
+}
+
+/* Asks for a block ahead of its use; it need not exist. Without, columns in memory take 5 to 10 % longer. */
+FSM_INLINE_ void FN(prefetch_block)(const real *block) {
+    for (size_t b = 0; b < LANES * sizeof *block; b += 64)
+        FSM_PREFETCH((const char *)block + b);
+}
+
+/* Whether the numbers of an operand are a piece where they lie. */
+FSM_INLINE_ bool FN(lies_in_tiles)(const FN(group) * g, int which) {
+    const fsm_operand *operand = &g->args->operands[which];
+    return operand->storage == STORED_REAL && !operand->swapped && operand->across == sizeof(real) &&
+           g->args->axes == 1 && g->rows == (ptrdiff_t)g->tiles * LANES;
+}
+
+FSM_INLINE_ FN(piece) FN(piece_in_place)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count) {
+    const ptrdiff_t step = g->args->operands[which].step[0];
+    return (FN(piece)){g->row.at[which] + begin * step, step, LANES * sizeof(real), count};
+}
+
+FSM_INLINE_ FN(piece) FN(piece_in_scratch)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
+    const ptrdiff_t size = sizeof(real);
+    return (FN(piece)){(char *)FN(in_scratch)(g, 0, begin), LANES * size, g->pitch * size, count};
+}
+
+/* A piece of x, loaded if need be. `again`: it was before, and nothing has been done to it in the scratch. */
+static FN(piece) FN(piece_of_x)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count, bool again) {
+    if (!g->args->operands[FSM_MASK].data && FN(lies_in_tiles)(g, FSM_X))
+        return FN(piece_in_place)(g, FSM_X, begin, count);
+    if (!again || !g->held)
+        FN(load_group)(g, begin, count);
+    return FN(piece_in_scratch)(g, begin, count);
+}
+
+/* ---- groups */
+
 /* What a group's function is told; see each_group(). */
 typedef struct {
-    bool hold;           /* rows stay in the scratch if there is room; tiles, if FSM_STRIPS_HELD fit, or all */
+    bool hold_rows;      /* they stay in the scratch if there is room; tiles do if FSM_STRIPS_HELD fit, or all */
     ptrdiff_t room;      /* numbers that fit in the scratch */
     ptrdiff_t tiles;     /* of columns: at most */
-    ptrdiff_t piece;     /* of a column that does not stay: so many elements are loaded at a time */
     ptrdiff_t most_rows; /* in a group that needs no scratch */
     bool *survey;        /* for the groups */
 } FN(plan);
@@ -162,9 +210,9 @@ FSM_INLINE_ FN(tiling) FN(tiling_of)(ptrdiff_t elements, FN(plan) plan, ptrdiff_
 
 /* The most tiles of a group; says how they lie in the scratch. */
 FSM_INLINE_ ptrdiff_t FN(lay_tiles)(FN(group) * g, FN(plan) plan, ptrdiff_t strips) {
-    const ptrdiff_t n = g->args->n, piece = n < plan.piece ? n : plan.piece;
+    const ptrdiff_t n = g->args->n, piece = n < PIECE ? n : PIECE;
     const FN(tiling) whole = FN(tiling_of)(n, plan, strips), part = FN(tiling_of)(piece, plan, strips);
-    g->held = plan.hold && whole.tiles >= (part.tiles < FSM_STRIPS_HELD ? part.tiles : FSM_STRIPS_HELD);
+    g->held = whole.tiles >= (part.tiles < FSM_STRIPS_HELD ? part.tiles : FSM_STRIPS_HELD);
     g->pitch = g->held ? whole.pitch : part.pitch;
     return g->held ? whole.tiles : part.tiles;
 }
@@ -172,7 +220,7 @@ FSM_INLINE_ ptrdiff_t FN(lay_tiles)(FN(group) * g, FN(plan) plan, ptrdiff_t stri
 /* The same of rows. */
 FSM_INLINE_ ptrdiff_t FN(lay_rows)(FN(group) * g, FN(plan) plan) {
     const ptrdiff_t n = g->args->n, most = g->x_ready && g->y_ready ? plan.most_rows : LANES;
-    g->held = plan.hold && n <= plan.room;
+    g->held = plan.hold_rows && n <= plan.room;
     g->pitch = g->held || n < FSM_CHUNK ? n : FSM_CHUNK;
     if (most > LANES || most * n <= GROUP_ROOM)
         return most;

@@ -1,0 +1,415 @@
+/* The first sweep of the log family (log_family.h): the states of a group of rows, or of the tiles of a group of
+ * columns.
+ */
+
+/* The second half of the scratch: of weights, or for e while distances are summed. */
+FSM_INLINE real *FN(spare_of)(const FN(group) * g) {
+    return g->scratch + SCRATCH_ROOM / 2;
+}
+
+/* ---- weights
+ *
+ * What has a weight of 0, or takes no part, has both: a weight of 0 and x = -inf. A weight that might overflow, or
+ * vanish, in a product with e joins x, but for its sign. */
+
+static void FN(join_weights)(real *x, real *w, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const real size = w[i] < 0 ? -w[i] : w[i];
+        if (size == 0) {
+            x[i] = -(real)INFINITY;
+        } else if ((size < (real)0x1p-100 || size > (real)0x1p100) && isfinite(size) && isfinite(x[i])) {
+            x[i] += (real)fsm_log(size);
+            w[i] = w[i] < 0 ? -1 : 1;
+        }
+    }
+}
+
+/* Loads the weights w of a row whose x is loaded. */
+static void FN(load_weights)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t count, real *x, real *w) {
+    const fsm_row row = fsm_row_across(g->row, g->args, r);
+    FN(load)(g->args, FSM_WEIGHT, row.at[FSM_WEIGHT], begin, count, w);
+    if (g->args->operands[FSM_MASK].data)
+        FN(blank)(g->args, row.at[FSM_MASK], begin, count, w, 0);
+    FN(join_weights)(x, w, count);
+}
+
+/* Loads x and the weights of a group of columns. */
+static void FN(load_weighted_columns)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
+    real *x = FN(in_scratch)(g, 0, begin), *w = x + SCRATCH_ROOM / 2;
+    FN(load_group)(g, begin, count);
+    FN(load_columns)(g->args, FSM_WEIGHT, g->row.at[FSM_WEIGHT], begin, count, g->rows, w, g->pitch);
+    if (g->args->operands[FSM_MASK].data)
+        FN(blank_columns)(g->args, g->row.at[FSM_MASK], begin, count, g->rows, w, g->pitch, 0);
+    for (int t = 0; t < g->tiles; t++)
+        FN(join_weights)(x + t * g->pitch, w + t * g->pitch, count * LANES);
+}
+
+/* ---- one chunk of a row */
+
+/* The maximum and where it first is, -1 if it is -inf or NaN; returns whether a subnormal is there. */
+FSM_INLINE bool FN(find_max)(const real *x, ptrdiff_t n, real *max, ptrdiff_t *index) {
+    const FN(range) range = FN(range_row)(x, n);
+    *max = vec_hmax(range.max);
+    *index = -1;
+    for (ptrdiff_t i = 0; i < n && *max > -(real)INFINITY; i += LANES) {
+        const ptrdiff_t left = n - i;
+        const vec a = left < LANES ? vec_load_n(x + i, left, -(real)INFINITY) : vec_load(x + i);
+        const int lane = vec_find_eq(a, vec_set1(*max));
+        if (lane < LANES) {
+            *index = i + lane;
+            break;
+        }
+    }
+    return FN(range_has_subnormal)(range);
+}
+
+/* What a chunk with an infinity or a weight that is no number in it holds (w: weights, or NULL for 1); `step` in bytes.
+ */
+static int FN(infinities)(const real *x, const real *w, ptrdiff_t n, ptrdiff_t step) {
+    int flags = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        real value, weight = 1;
+        memcpy(&value, (const char *)x + i * step, sizeof value);
+        if (w)
+            memcpy(&weight, (const char *)w + i * step, sizeof weight);
+        if (isnan(value) || isnan(weight) || (isinf(weight) && value == -(real)INFINITY))
+            flags |= FN(HAS_NAN);
+        else if (value == (real)INFINITY || isinf(weight))
+            flags |= weight > 0 ? FN(HAS_INF) : FN(HAS_MINUS_INF);
+    }
+    return flags;
+}
+
+/* e * (max - x) * beta, where e > 0. */
+FSM_INLINE vec FN(distance)(vec x, vec e, vec max, real beta) {
+    return vec_select_lt(vec_set1(0), e, vec_mul(e, vec_mul(vec_sub(max, x), vec_set1(beta))), e);
+}
+
+/* In place of x. */
+FSM_OUTLINE_ void FN(distances)(real *x, const real *e, ptrdiff_t n, vec max, real beta) {
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        const ptrdiff_t left = n - i < LANES ? n - i : LANES;
+        const vec a = vec_load_n(x + i, left, 0), b = vec_load_n(e + i, left, 0);
+        vec_store_n(x + i, left, FN(distance)(a, b, max, beta));
+    }
+}
+
+/* What one chunk gives: elements [begin, begin + n) of row r, at x, become entry r of s. `spare`, of the size of x, has
+ * their weights, or has room for distances, which need x overwritten, as weights do. */
+FSM_INLINE void FN(log_chunk)(const FN(group) * g, ptrdiff_t r, FN(log_state) * s, real *x, real *spare, ptrdiff_t n,
+                              ptrdiff_t begin, FN(log_kind) kind) {
+    const FN(beta) beta = g->beta;
+    real max, e = 0;
+    ptrdiff_t index;
+    fsm_sum others, distance = {0, 0};
+    const bool subnormal = FN(find_max)(x, n, &max, &index);
+    const real finite_max = isfinite(max) ? max : 0;
+    /* With weights, e of a maximum is a power of two, so that weights that cancel leave 0. */
+    const bool direct = kind != FN(WEIGHTED) && FN(in_direct_range)(finite_max * beta.hi);
+    const real shift = direct ? 0 : finite_max;
+    const bool careful = subnormal || FN(is_scaled)(beta) || shift != 0;
+    const FN(exp_frame) frame = FN(exp_frame_of)(vec_set1(finite_max), vec_set1(shift), beta);
+    const FN(terms) terms = careful ? FN(CAREFUL) : FN(PLAIN);
+    real k[LANES];
+    vec_store(k, FN(exp_frame_k)(&frame));
+    if (g->args->n > FSM_CHUNK)
+        FN(prefetch_row)(g, r + g->rows, begin, n);
+
+    const real *w = kind == FN(WEIGHTED) ? spare : NULL;
+    bool weights_finite = true;
+    for (ptrdiff_t i = 0; w && i < n; i++)
+        weights_finite &= w[i] - w[i] == 0;
+    int flags = 0;
+    if (max == (real)INFINITY || !weights_finite)
+        flags = FN(infinities)(x, w, n, sizeof *x);
+    if (kind == FN(WEIGHTED)) {
+        FN(sum_row)(x, x, n, -1, NULL, &frame, terms);
+        for (ptrdiff_t i = 0; i < n; i++)
+            x[i] *= w[i];
+        others = FN(sum_row)(x, NULL, n, index, &e, &frame, FN(GIVEN));
+    } else if (kind == FN(DISTANCES)) {
+        FN(sum_row)(x, spare, n, -1, NULL, &frame, terms);
+        others = FN(sum_row)(spare, NULL, n, index, &e, &frame, FN(GIVEN));
+        FN(distances)(x, spare, n, vec_set1(finite_max), beta.hi);
+        distance = FN(sum_row)(x, NULL, n, -1, NULL, &frame, FN(GIVEN));
+    } else if (careful) {
+        others = FN(sum_row)(x, NULL, n, index, &e, &frame, FN(CAREFUL));
+    } else {
+        others = FN(sum_row_body)(x, NULL, n, index, &e, frame, FN(PLAIN));
+    }
+    s->max[r] = max;
+    s->e[r] = e;
+    s->weight[r] = w && index >= 0 ? w[index] : 1;
+    s->k[r] = k[0];
+    s->shift[r] = shift;
+    s->others[r] = others;
+    s->distance[r] = distance;
+    s->index[r] = index >= 0 ? begin + index : -1;
+    s->flags[r] = isnan(max) || (!flags && isnan(others.hi)) ? FN(HAS_NAN) : flags;
+    s->careful[r] = careful;
+}
+
+/* ---- one chunk of the columns of a group
+ *
+ * x is read twice, where it lies if it can be: for the maxima, and for the sums without them. Eight tiles side by side
+ * make log_softmax of (32000, 128) float32, along its first axis, 0.55 ns an element; one tile at a time, through the
+ * scratch, took 1.4 (AVX-512, Zen 5). */
+
+#define LOG_TILES 8
+
+/* Numbers in the scratch; the rest of it is for the lanes of LOG_TILES tiles. */
+#define LOG_ROOM (SCRATCH_ROOM - (ptrdiff_t)(LOG_TILES * 2 * LANES * sizeof(vec_acc) / sizeof(real)))
+
+/* A tile in a chunk. */
+typedef struct {
+    FN(range) range;
+    vec at;     /* element of the chunk where each column's maximum first is, or -1 */
+    vec weight; /* of that */
+    vec odd;    /* NaN in columns with a weight that is no finite number, else 0 */
+    vec max;    /* the maximum, or 0 if that is not finite */
+    FN(exp_frame) frame;
+    bool careful;
+    vec_acc *lanes, *distances; /* LANES each */
+} FN(log_tile);
+
+/* The maxima, and where they are: `x` and weights `w` are elements from `from` on, of the chunk. */
+FSM_INLINE void FN(log_maxima)(FN(log_tile) * tiles, int count, FN(piece) x, FN(piece) w, ptrdiff_t from,
+                               FN(log_kind) kind) {
+    for (ptrdiff_t i = 0; i < x.count; i += 4)
+        for (int t = 0; t < count; t++) {
+            FN(log_tile) *tile = &tiles[t];
+            FN(range) range = tile->range;
+            vec at = tile->at;
+            for (ptrdiff_t k = i; k < i + 4 && k < x.count; k++) {
+                const vec a = vec_load(FN(in_piece)(x, t, k));
+                FN(prefetch_block)(FN(in_piece)(x, t, k + 4));
+                at = vec_select_lt(range.max, a, vec_set1((real)(from + k)), at);
+                if (kind == FN(WEIGHTED)) {
+                    const vec weight = vec_load(FN(in_piece)(w, t, k));
+                    tile->weight = vec_select_lt(range.max, a, weight, tile->weight);
+                    tile->odd = vec_add(tile->odd, vec_sub(weight, weight));
+                }
+                range = FN(range_join)(range, FN(range_of)(a));
+            }
+            tile->range = range;
+            tile->at = at;
+        }
+}
+
+/* Elements i, i + LANES, ... of a piece: 4 of them, or those that are there. `skip`: one may be a maximum. */
+FSM_INLINE void FN(log_add_lane)(FN(log_tile) * tile, FN(piece) x, FN(piece) w, ptrdiff_t t, ptrdiff_t from,
+                                 ptrdiff_t i, bool skip, real beta, const bool all, FN(log_kind) kind) {
+    vec a[4], e[4], d[4]; /* x, its exponential, the distance */
+    FSM_UNROLL
+    for (int step = 0; step < 4; step++) {
+        const bool there = all || i + step * LANES < x.count;
+        a[step] = there ? vec_load(FN(in_piece)(x, t, i + step * LANES)) : vec_set1(0);
+        e[step] = a[step];
+        if (!all && there)
+            FN(exp_blocks)(&e[step], 1, &tile->frame, tile->careful);
+    }
+    if (all)
+        FN(exp_blocks)(e, 4, &tile->frame, tile->careful);
+    FSM_UNROLL
+    for (int step = 0; step < 4; step++) {
+        const bool there = all || i + step * LANES < x.count;
+        if (there && kind == FN(WEIGHTED))
+            e[step] = vec_mul(e[step], vec_load(FN(in_piece)(w, t, i + step * LANES)));
+        d[step] = there && kind == FN(DISTANCES) ? FN(distance)(a[step], e[step], tile->max, beta) : vec_set1(0);
+        if (there && skip) {
+            const vec apart = vec_abs(vec_sub(tile->at, vec_set1((real)(from + i + step * LANES))));
+            e[step] = vec_select_lt(apart, vec_set1((real)0.5), vec_set1(0), e[step]);
+        }
+    }
+    tile->lanes[i] = vec_acc_add(tile->lanes[i], vec_add(vec_add(e[0], e[2]), vec_add(e[1], e[3])));
+    if (kind == FN(DISTANCES))
+        tile->distances[i] = vec_acc_add(tile->distances[i], vec_add(vec_add(d[0], d[2]), vec_add(d[1], d[3])));
+}
+
+/* `skip` says which elements of the piece are some column's maximum. */
+FSM_INLINE void FN(log_add_piece)(FN(log_tile) * tiles, int count, FN(piece) x, FN(piece) w, ptrdiff_t from,
+                                  const uint8_t *skip, real beta, FN(log_kind) kind) {
+    for (ptrdiff_t i = 0; i < LANES && i < x.count; i++) {
+        const bool any = skip[i] | skip[i + LANES] | skip[i + 2 * LANES] | skip[i + 3 * LANES];
+        for (int t = 0; t < count; t++)
+            if (x.count == PIECE)
+                FN(log_add_lane)(&tiles[t], x, w, t, from, i, any, beta, true, kind);
+            else
+                FN(log_add_lane)(&tiles[t], x, w, t, from, i, any, beta, false, kind);
+    }
+}
+
+/* What a chunk from `begin` on of a tile's columns gives. */
+static void FN(log_state_of)(FN(log_state) * s, const FN(log_tile) * tile, ptrdiff_t begin, int used,
+                             FN(log_kind) kind) {
+    real max[LANES], e[LANES], weight[LANES], odd[LANES], k[LANES], shift[LANES], at[LANES];
+    double hi[LANES], lo[LANES], distance_hi[LANES] = {0}, distance_lo[LANES] = {0};
+    vec of_max = FN(exp)(tile->max, tile->frame, tile->careful);
+    if (kind == FN(WEIGHTED))
+        of_max = vec_mul(of_max, tile->weight);
+    vec_store(max, tile->range.max);
+    vec_store(e, of_max);
+    vec_store(weight, tile->weight);
+    vec_store(odd, tile->odd);
+    vec_store(k, FN(exp_frame_k)(&tile->frame));
+    vec_store(shift, tile->frame.shift);
+    vec_store(at, tile->at);
+    vec_acc_get(FN(fold_columns)(tile->lanes, used), hi, lo);
+    if (kind == FN(DISTANCES))
+        vec_acc_get(FN(fold_columns)(tile->distances, used), distance_hi, distance_lo);
+    for (int j = 0; j < LANES; j++) {
+        s->max[j] = max[j];
+        s->e[j] = e[j];
+        s->weight[j] = weight[j];
+        s->k[j] = k[j];
+        s->shift[j] = shift[j];
+        s->others[j] = (fsm_sum){hi[j], lo[j]};
+        s->distance[j] = (fsm_sum){distance_hi[j], distance_lo[j]};
+        s->index[j] = at[j] >= 0 ? begin + (ptrdiff_t)at[j] : -1;
+        s->careful[j] = tile->careful;
+        s->flags[j] = isnan(max[j]) || isnan(hi[j]) ? FN(HAS_NAN) : 0;
+    }
+}
+
+/* A piece of x, and of the weights if there are any, loaded if need be (piece_of_x()). */
+FSM_INLINE FN(piece)
+    FN(log_piece)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count, bool again, FN(piece) * w, FN(log_kind) kind) {
+    if (kind != FN(WEIGHTED))
+        return *w = FN(piece_of_x)(g, begin, count, again);
+    if (!again || !g->held)
+        FN(load_weighted_columns)(g, begin, count);
+    const FN(piece) x = FN(piece_in_scratch)(g, begin, count);
+    *w = x;
+    w->at += (char *)FN(spare_of)(g) - (char *)g->scratch;
+    return x;
+}
+
+/* The flags of columns of tile t with an infinity or a weight that is no number: of a chunk of `count` elements. */
+static void FN(log_infinities)(const FN(group) * g, FN(log_state) * s, const FN(log_tile) * tile, ptrdiff_t t,
+                               ptrdiff_t begin, ptrdiff_t count, FN(log_kind) kind) {
+    real odd[LANES];
+    vec_store(odd, tile->odd);
+    for (int j = 0; j < LANES; j++) {
+        if (s->max[j] < INFINITY && !isnan(odd[j]))
+            continue;
+        s->flags[j] = 0;
+        for (ptrdiff_t c = 0; c < count; c += PIECE) {
+            FN(piece) w, x = FN(log_piece)(g, begin + c, count - c < PIECE ? count - c : PIECE, true, &w, kind);
+            const real *weights = kind == FN(WEIGHTED) ? FN(in_piece)(w, t, 0) + j : NULL;
+            s->flags[j] |= FN(infinities)(FN(in_piece)(x, t, 0) + j, weights, x.count, x.step);
+        }
+    }
+}
+
+/* Elements [begin, begin + count). */
+FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles, ptrdiff_t begin, ptrdiff_t count,
+                                      FN(log_kind) kind) {
+    const int used = count < LANES ? (int)count : LANES;
+    uint8_t skip[FSM_CHUNK];
+    memset(skip, 0, (size_t)((count + PIECE - 1) / PIECE * PIECE));
+    for (int t = 0; t < g->tiles; t++) {
+        FN(log_tile) *tile = &tiles[t];
+        tile->range = (FN(range)){vec_set1(-(real)INFINITY), vec_set1(1)};
+        tile->at = vec_set1(-1);
+        tile->weight = vec_set1(1);
+        tile->odd = vec_set1(0);
+        for (int j = 0; j < used; j++) {
+            tile->lanes[j] = vec_acc_zero();
+            if (kind == FN(DISTANCES))
+                tile->distances[j] = vec_acc_zero();
+        }
+    }
+    for (ptrdiff_t c = 0; c < count; c += PIECE) {
+        FN(piece) w, x = FN(log_piece)(g, begin + c, count - c < PIECE ? count - c : PIECE, false, &w, kind);
+        FN(log_maxima)(tiles, g->tiles, x, w, c, kind);
+    }
+    for (int t = 0; t < g->tiles; t++) {
+        FN(log_tile) *tile = &tiles[t];
+        tile->max = FN(finite_or)(tile->range.max, vec_set1(0));
+        const vec shift = kind == FN(WEIGHTED) ? tile->max : FN(shift_of)(tile->max, g->beta);
+        tile->careful =
+            FN(range_has_subnormal)(tile->range) || FN(is_scaled)(g->beta) || vec_any_lt(vec_set1(0), vec_abs(shift));
+        tile->frame = FN(exp_frame_of)(tile->max, shift, g->beta);
+        real at[LANES];
+        vec_store(at, tile->at);
+        for (int j = 0; j < LANES; j++)
+            if (at[j] >= 0)
+                skip[(ptrdiff_t)at[j]] = 1;
+    }
+    for (ptrdiff_t c = 0; c < count; c += PIECE) {
+        FN(piece) w, x = FN(log_piece)(g, begin + c, count - c < PIECE ? count - c : PIECE, true, &w, kind);
+        const int together = x.step == LANES * sizeof(real) ? 1 : g->tiles;
+        for (int t = 0; t < g->tiles; t += together) {
+            FN(log_add_piece)(tiles + t, together, x, w, c, skip + c, g->beta.hi, kind);
+            x.at += together * x.tile_step;
+            w.at += together * w.tile_step;
+        }
+    }
+}
+
+/* ---- the sweep of a group */
+
+/* The state of its rows. */
+FSM_INLINE void FN(log_sweep_rows_body)(const FN(group) * g, FN(log_state) * state, FN(log_kind) kind) {
+    const fsm_args *args = g->args;
+    const ptrdiff_t n = args->n;
+    const bool ready = g->x_ready && kind == FN(SUMS);
+    if (g->held && !ready)
+        FN(load_group)(g, 0, n);
+    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+        if (!g->held && !ready)
+            FN(load_group)(g, c, count);
+        for (ptrdiff_t r = 0; r < g->rows; r++) {
+            real *x = ready ? FN(in_place)(g, FSM_X, r, c) : FN(in_scratch)(g, r, c);
+            if (kind == FN(WEIGHTED))
+                FN(load_weights)(g, r, c, count, x, FN(spare_of)(g));
+            FN(log_state) chunk;
+            FN(log_chunk)(g, r, c == 0 ? state : &chunk, x, FN(spare_of)(g), count, c, kind);
+            if (c > 0)
+                FN(log_merge)(state, &chunk, r, 1, args->temperature);
+        }
+    }
+}
+
+/* The states of its tiles. */
+FSM_INLINE void FN(log_sweep_columns_body)(const FN(group) * g, FN(log_state) * states, FN(log_kind) kind) {
+    const fsm_args *args = g->args;
+    const ptrdiff_t n = args->n;
+    vec_acc *lanes = (vec_acc *)(g->scratch + LOG_ROOM);
+    FN(log_tile) tiles[LOG_TILES];
+    for (int t = 0; t < g->tiles; t++, lanes += 2 * LANES) {
+        tiles[t].lanes = lanes;
+        tiles[t].distances = lanes + LANES;
+    }
+    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+        FN(log_chunk_columns)(g, tiles, c, count, kind);
+        for (int t = 0; t < g->tiles; t++) {
+            FN(log_state) chunk, *s = c == 0 ? &states[t] : &chunk;
+            FN(log_state_of)(s, &tiles[t], c, count < LANES ? (int)count : LANES, kind);
+            if (kind == FN(WEIGHTED) || vec_any_lt(tiles[t].max, tiles[t].range.max))
+                FN(log_infinities)(g, s, &tiles[t], t, c, count, kind);
+            if (c > 0)
+                FN(log_merge)(&states[t], &chunk, 0, LANES, args->temperature);
+        }
+    }
+}
+
+FSM_OUTLINE_ void FN(log_sweep_rows)(const FN(group) * g, FN(log_state) * state, FN(log_kind) kind) {
+    if (kind == FN(SUMS))
+        FN(log_sweep_rows_body)(g, state, FN(SUMS));
+    else if (kind == FN(WEIGHTED))
+        FN(log_sweep_rows_body)(g, state, FN(WEIGHTED));
+    else
+        FN(log_sweep_rows_body)(g, state, FN(DISTANCES));
+}
+
+FSM_OUTLINE_ void FN(log_sweep_columns)(const FN(group) * g, FN(log_state) * states, FN(log_kind) kind) {
+    if (kind == FN(SUMS))
+        FN(log_sweep_columns_body)(g, states, FN(SUMS));
+    else if (kind == FN(WEIGHTED))
+        FN(log_sweep_columns_body)(g, states, FN(WEIGHTED));
+    else
+        FN(log_sweep_columns_body)(g, states, FN(DISTANCES));
+}

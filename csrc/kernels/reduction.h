@@ -1,0 +1,33 @@
+/* What logsumexp, logmeanexp and softmax_entropy share beyond log_family.h: one number a row. */
+
+/* Stores the results of tile t of a reduction. */
+FSM_OUTLINE_ void FN(store_reduced)(const FN(group) * g, int which, int t, const double *results) {
+    const fsm_operand *operand = &g->args->operands[which];
+    const real_bits nan_bits = QUIET_NAN_BITS;
+    const int count = FN(entries)(g, t);
+    real values[LANES];
+    for (int j = 0; j < count; j++) {
+        values[j] = (real)results[j];
+        if (isnan(results[j]))
+            memcpy(&values[j], &nan_bits, sizeof nan_bits);
+    }
+    FN(store_across)(operand, g->row.at[which] + t * LANES * operand->across, operand->across, count, values);
+}
+
+/* Walks through the groups of a reduction. `finish` stores the results of tile t, or of rows, from their state. */
+typedef void FN(log_finish)(const FN(group) *, int t, const FN(log_state) *);
+
+FSM_INLINE void FN(reduce_rows)(const FN(group) * g, FN(log_kind) kind, FN(log_finish) * finish) {
+    FN(log_state) state;
+    FN(log_sweep_rows)(g, &state, kind);
+    finish(g, 0, &state);
+}
+
+FSM_INLINE void FN(reduce_columns)(const FN(group) * g, FN(log_kind) kind, FN(log_finish) * finish) {
+    FN(log_state) states[LOG_TILES];
+    FN(log_sweep_columns)(g, states, kind);
+    for (int t = 0; t < g->tiles; t++)
+        finish(g, t, &states[t]);
+}
+
+#define REDUCTION_PLAN ((FN(plan)){.hold_rows = false, .room = LOG_ROOM, .tiles = LOG_TILES, .most_rows = LANES})
