@@ -71,32 +71,53 @@ FSM_OUTLINE_ void FN(store_across)(const fsm_operand *operand, char *to, ptrdiff
 }
 
 /* The reverse of load_block(). */
-FSM_INLINE_ void FN(store_block)(const fsm_operand *operand, char *to, ptrdiff_t step, const real *from) {
-    const bool side_by_side = step == fsm_size_of[operand->storage];
-    if (operand->storage == STORED_REAL && side_by_side && !operand->swapped)
+FSM_INLINE_ void FN(store_block)(const fsm_operand *operand, char *to, const real *from, const FN(block_kind) kind) {
+    if (kind == FN(REALS))
         vec_store((real *)to, vec_load(from));
-    else if (operand->storage == STORED_REAL && !operand->swapped)
-        FN(turn)(to, step, (const char *)from, sizeof(real));
-    else if (operand->storage == FSM_STORAGE_f16 && side_by_side && !operand->swapped)
-        FN(unconvert_f16)(from, LANES, to);
-    else if (operand->storage == FSM_STORAGE_bf16 && side_by_side && !operand->swapped)
+    else if (kind == FN(REALS_APART))
+        FN(turn)(to, operand->across, (const char *)from, sizeof(real));
+    else if (kind == FN(F16))
+        vec_store_f16((uint16_t *)to, vec_load(from));
+    else if (kind == FN(BF16))
         FN(unconvert_bf16)(from, LANES, to);
     else
-        FN(store_across)(operand, to, step, LANES, from);
+        FN(store_across)(operand, to, operand->across, LANES, from);
 }
 
-/* The reverse of load_columns(). */
-static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
-                              ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
+FSM_INLINE_ void FN(store_columns_body)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+                                        ptrdiff_t columns, const real *from, ptrdiff_t pitch,
+                                        const FN(block_kind) kind) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, from += LANES) {
         char *to = first + place.offset;
         for (ptrdiff_t t = 0; t < whole; t++, to += LANES * column)
-            FN(store_block)(operand, to, column, from + t * pitch);
+            FN(store_block)(operand, to, from + t * pitch, kind);
         if (rest)
             FN(store_across)(operand, to, column, rest, from + whole * pitch);
         fsm_place_advance(&place, args, operand, 1);
+    }
+}
+
+/* The reverse of load_columns(). */
+static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+                              ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
+    switch (FN(block_kind_of)(&args->operands[which])) {
+    case FN(REALS):
+        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(REALS));
+        break;
+    case FN(REALS_APART):
+        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(REALS_APART));
+        break;
+    case FN(F16):
+        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(F16));
+        break;
+    case FN(BF16):
+        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(BF16));
+        break;
+    default:
+        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(OTHERS));
+        break;
     }
 }

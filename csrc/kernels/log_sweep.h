@@ -182,7 +182,7 @@ FSM_INLINE void FN(log_maxima)(FN(log_tile) * tiles, int count, FN(piece) x, FN(
             vec at = tile->at;
             for (ptrdiff_t k = i; k < i + 4 && k < x.count; k++) {
                 const vec a = vec_load(FN(in_piece)(x, t, k));
-                FN(prefetch_block)(FN(in_piece)(x, t, k + 4));
+                FN(prefetch_block)(FN(in_piece)(x, t, k + 8));
                 at = vec_select_lt(range.max, a, vec_set1((real)(from + k)), at);
                 if (kind == FN(WEIGHTED)) {
                     const vec weight = vec_load(FN(in_piece)(w, t, k));
