@@ -64,14 +64,27 @@ static void FN(load)(const fsm_args *args, int which, char *row, ptrdiff_t begin
     }
 }
 
-/* Puts `blank` wherever the mask says that an element takes no part. */
-static void FN(blank)(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff_t count, real *x, real blank) {
+/* Copies `count` numbers, with `blank` where the mask says that an element takes no part. x may be `to`. */
+FSM_INLINE_ void FN(copy_parts)(const uint8_t *takes_part, ptrdiff_t count, const real *x, real *to, real blank) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        real number;
+        memcpy(&number, x + i, sizeof number);
+        to[i] = takes_part[i] ? number : blank;
+    }
+}
+
+/* The same of elements [begin, begin + count) of a row whose mask is at `mask`. */
+static void FN(blank)(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff_t count, const real *x, real *to,
+                      real blank) {
+    if (fsm_is_contiguous(args, FSM_MASK)) {
+        FN(copy_parts)((const uint8_t *)mask + begin, count, x, to, blank);
+        return;
+    }
     uint8_t takes_part[FSM_CHUNK];
-    for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK, x += FSM_CHUNK) {
+    for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
         const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
         fsm_gather(args, FSM_MASK, mask, begin + c, piece, (char *)takes_part);
-        for (ptrdiff_t i = 0; i < piece; i++)
-            x[i] = takes_part[i] ? x[i] : blank;
+        FN(copy_parts)(takes_part, piece, x + c, to + c, blank);
     }
 }
 
@@ -167,21 +180,26 @@ static void FN(load_columns)(const fsm_args *args, int which, char *first, ptrdi
     }
 }
 
-/* blank() for tiles of columns. */
+/* blank() in place for tiles of columns. */
 static void FN(blank_columns)(const fsm_args *args, char *first, ptrdiff_t begin, ptrdiff_t count, ptrdiff_t columns,
                               real *x, ptrdiff_t pitch, real blank) {
     const fsm_operand *operand = &args->operands[FSM_MASK];
+    const ptrdiff_t column = operand->across;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, x += LANES) {
-        for (ptrdiff_t t = 0; t * LANES < columns; t++) {
-            const ptrdiff_t here = columns - t * LANES < LANES ? columns - t * LANES : LANES;
-            uint8_t takes_part[LANES];
-            memset(takes_part, 1, sizeof takes_part);
-            fsm_copy((char *)takes_part, 1, first + place.offset + t * LANES * operand->across, operand->across, here,
-                     1, false);
+        const char *mask = first + place.offset;
+        for (ptrdiff_t t = 0; t * LANES < columns; t++, mask += LANES * column) {
             real *block = x + t * pitch;
-            for (int j = 0; j < LANES; j++)
-                block[j] = takes_part[j] ? block[j] : blank;
+            const ptrdiff_t here = columns - t * LANES < LANES ? columns - t * LANES : LANES;
+            uint8_t takes_part[LANES] = {0};
+            if (column == 0 && !*mask) {
+                vec_store(block, vec_set1(blank));
+            } else if (column == 1 && here == LANES) {
+                FN(copy_parts)((const uint8_t *)mask, LANES, block, block, blank);
+            } else if (column != 0) {
+                fsm_copy((char *)takes_part, 1, mask, column, here, 1, false);
+                FN(copy_parts)(takes_part, here, block, block, blank);
+            }
         }
         fsm_place_advance(&place, args, operand, 1);
     }

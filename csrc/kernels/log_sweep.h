@@ -29,7 +29,7 @@ static void FN(load_weights)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, 
     const fsm_row row = fsm_row_across(g->row, g->args, r);
     FN(load)(g->args, FSM_WEIGHT, row.at[FSM_WEIGHT], begin, count, w);
     if (g->args->operands[FSM_MASK].data)
-        FN(blank)(g->args, row.at[FSM_MASK], begin, count, w, 0);
+        FN(blank)(g->args, row.at[FSM_MASK], begin, count, w, w, 0);
     FN(join_weights)(x, w, count);
 }
 

@@ -40,6 +40,11 @@ FSM_INLINE_ real *FN(in_place)(const FN(group) * g, int which, ptrdiff_t r, ptrd
     return (real *)(g->row.at[which] + r * g->args->operands[which].across) + i;
 }
 
+/* Whether a row's numbers can be read, or written, where they lie. */
+FSM_INLINE_ bool FN(lies_ready)(const fsm_args *args, int which) {
+    return !args->columns && args->operands[which].storage == STORED_REAL && fsm_is_contiguous(args, which);
+}
+
 /* Whether the rows of an operand lie one after the other, as in the scratch. */
 FSM_INLINE_ bool FN(lies_in_one)(const FN(group) * g, int which) {
     const fsm_operand *operand = &g->args->operands[which];
@@ -65,11 +70,14 @@ FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t
     } else if (!masked && count == args->n && FN(lies_in_one)(g, FSM_X)) {
         FN(load)(args, FSM_X, g->row.at[FSM_X], 0, g->rows * count, to);
     } else {
-        for (ptrdiff_t r = 0; r < g->rows; r++) {
+        for (ptrdiff_t r = 0; r < g->rows; r++, to += g->pitch) {
             const fsm_row row = fsm_row_across(g->row, args, r);
-            FN(load)(args, FSM_X, row.at[FSM_X], begin, count, to + r * g->pitch);
+            const real *x = FN(in_place)(g, FSM_X, r, begin);
+            if (!masked || !FN(lies_ready)(args, FSM_X))
+                FN(load)(args, FSM_X, row.at[FSM_X], begin, count, to);
             if (masked)
-                FN(blank)(args, row.at[FSM_MASK], begin, count, to + r * g->pitch, -(real)INFINITY);
+                FN(blank)(args, row.at[FSM_MASK], begin, count, FN(lies_ready)(args, FSM_X) ? x : to, to,
+                          -(real)INFINITY);
         }
     }
 }
@@ -116,14 +124,9 @@ static void FN(fill_row)(const FN(group) * g, ptrdiff_t r, bool all_neg_inf, rea
         for (ptrdiff_t i = 0; i < count; i++)
             memcpy(chunk + i, &value, sizeof value);
         if (args->operands[FSM_MASK].data)
-            FN(blank)(args, row.at[FSM_MASK], c, count, chunk, blank);
+            FN(blank)(args, row.at[FSM_MASK], c, count, chunk, chunk, blank);
         FN(store)(args, FSM_Y, row.at[FSM_Y], c, count, chunk);
     }
-}
-
-/* Whether a row's numbers can be read, or written, where they lie. */
-FSM_INLINE_ bool FN(lies_ready)(const fsm_args *args, int which) {
-    return !args->columns && args->operands[which].storage == STORED_REAL && fsm_is_contiguous(args, which);
 }
 
 /* Asks for elements [begin, begin + count) of x of row `r`, which need not exist, ahead of work that leaves the memory
