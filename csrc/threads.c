@@ -293,7 +293,7 @@ static split split_of(const fsm_args *args, int dtype, int threads) {
     /* Not as integers: a broadcast row may have 2^61 elements. */
     const double unit_elements = (double)args->n * (args->columns ? FSM_STRIP(dtype) : 1);
     const double unit_bytes = (dtype == FSM_F32 ? 4 : 8) * unit_elements, unit_work = unit_bytes + ROW_WORK;
-    const ptrdiff_t fit = (ptrdiff_t)(FSM_SCRATCH / unit_bytes);
+    const ptrdiff_t fit = (ptrdiff_t)(FSM_SCRATCH / unit_bytes); /* nearly: kernels keep a part for themselves */
     const bool held = fit >= FSM_STRIPS_HELD;
     const ptrdiff_t least = held ? MIN_STRIPS : WIDE_STRIPS;
     const ptrdiff_t together = strips < least ? strips : held ? 1 : least; /* units that are not separated */

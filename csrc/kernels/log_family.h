@@ -23,7 +23,7 @@ typedef struct {
     fsm_sum distance[LANES]; /* D */
     ptrdiff_t index[LANES];  /* of the maximum */
     int flags[LANES];
-    bool careful[LANES]; /* in some chunk: a subnormal x, a shift, a temperature */
+    bool careful[LANES]; /* in some chunk: a subnormal x, a shift, a temperature; the same for all columns of a tile */
 } FN(log_state);
 
 /* What is summed: the exponentials, these times the weights of the elements, or these and the distances. */

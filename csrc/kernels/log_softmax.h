@@ -108,9 +108,9 @@ static void FN(log_softmax_rows)(const FN(group) * g) {
     FN(log_softmax_special)(g, &state, 0);
 }
 
-/* The second sweep of rows [i, i + 4), or those that are there, of tile t of a piece. */
-FSM_INLINE void FN(log_softmax_rows_of_tile)(FN(piece) x, FN(piece) y, ptrdiff_t t, ptrdiff_t i,
-                                             FN(log_softmax_terms) terms, bool careful) {
+/* The second sweep of blocks [i, i + 4), or those that are there, of tile t of a piece. */
+FSM_INLINE void FN(log_softmax_blocks)(FN(piece) x, FN(piece) y, ptrdiff_t t, ptrdiff_t i, FN(log_softmax_terms) terms,
+                                       bool careful) {
     for (ptrdiff_t k = i; k < i + 4 && k < x.count; k++)
         FN(log_softmax_body)(FN(in_piece)(x, t, k), FN(in_piece)(y, t, k), LANES, terms, careful);
 }
@@ -131,7 +131,7 @@ static void FN(log_softmax_columns)(const FN(group) * g) {
         const FN(piece) y = in_place ? FN(piece_in_place)(g, FSM_Y, c, x.count) : FN(piece_in_scratch)(g, c, x.count);
         for (ptrdiff_t i = 0; i < x.count; i += 4)
             for (int t = 0; t < g->tiles; t++)
-                FN(log_softmax_rows_of_tile)(x, y, t, i, terms[t], states[t].careful[0]);
+                FN(log_softmax_blocks)(x, y, t, i, terms[t], states[t].careful[0]);
         for (int t = 0; t < g->tiles; t++)
             for (int j = 0; j < LANES; j++) {
                 const ptrdiff_t i = plans[t].index[j] - c;

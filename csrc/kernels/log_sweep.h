@@ -2,9 +2,11 @@
  * columns.
  */
 
-/* The second half of the scratch: of weights, or for e while distances are summed. */
+/* Where the weights are in the scratch, or e while the distances of a row are summed. */
+#define SPARE_AT (SCRATCH_ROOM / 2)
+
 FSM_INLINE real *FN(spare_of)(const FN(group) * g) {
-    return g->scratch + SCRATCH_ROOM / 2;
+    return g->scratch + SPARE_AT;
 }
 
 /* ---- weights
@@ -35,7 +37,7 @@ static void FN(load_weights)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, 
 
 /* Loads x and the weights of a group of columns. */
 static void FN(load_weighted_columns)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
-    real *x = FN(in_scratch)(g, 0, begin), *w = x + SCRATCH_ROOM / 2;
+    real *x = FN(in_scratch)(g, 0, begin), *w = x + SPARE_AT;
     FN(load_group)(g, begin, count);
     FN(load_columns)(g->args, FSM_WEIGHT, g->row.at[FSM_WEIGHT], begin, count, g->rows, w, g->pitch);
     if (g->args->operands[FSM_MASK].data)
@@ -63,8 +65,8 @@ FSM_INLINE bool FN(find_max)(const real *x, ptrdiff_t n, real *max, ptrdiff_t *i
     return FN(range_has_subnormal)(range);
 }
 
-/* What a chunk with an infinity or a weight that is no number in it holds (w: weights, or NULL for 1); `step` in bytes.
- */
+/* What a chunk with an infinity, or a weight that is no finite number, holds (w: weights, or NULL for 1); `step` in
+ * bytes. */
 static int FN(infinities)(const real *x, const real *w, ptrdiff_t n, ptrdiff_t step) {
     int flags = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
@@ -166,7 +168,8 @@ typedef struct {
     vec at;     /* element of the chunk where each column's maximum first is, or -1 */
     vec weight; /* of that */
     vec odd;    /* NaN in columns with a weight that is no finite number, else 0 */
-    vec max;    /* the maximum, or 0 if that is not finite */
+    int flags[LANES];
+    vec max; /* the maximum, or 0 if that is not finite */
     FN(exp_frame) frame;
     bool careful;
     vec_acc *lanes, *distances; /* LANES each */
@@ -226,12 +229,12 @@ FSM_INLINE void FN(log_add_lane)(FN(log_tile) * tile, FN(piece) x, FN(piece) w, 
         tile->distances[i] = vec_acc_add(tile->distances[i], vec_add(vec_add(d[0], d[2]), vec_add(d[1], d[3])));
 }
 
-/* `skip` says which elements of the piece are some column's maximum. */
-FSM_INLINE void FN(log_add_piece)(FN(log_tile) * tiles, int count, FN(piece) x, FN(piece) w, ptrdiff_t from,
+/* Tiles [first, end). `skip` says which elements of the piece are some column's maximum. */
+FSM_INLINE void FN(log_add_piece)(FN(log_tile) * tiles, int first, int end, FN(piece) x, FN(piece) w, ptrdiff_t from,
                                   const uint8_t *skip, real beta, FN(log_kind) kind) {
     for (ptrdiff_t i = 0; i < LANES && i < x.count; i++) {
         const bool any = skip[i] | skip[i + LANES] | skip[i + 2 * LANES] | skip[i + 3 * LANES];
-        for (int t = 0; t < count; t++)
+        for (int t = first; t < end; t++)
             if (x.count == PIECE)
                 FN(log_add_lane)(&tiles[t], x, w, t, from, i, any, beta, true, kind);
             else
@@ -242,7 +245,7 @@ FSM_INLINE void FN(log_add_piece)(FN(log_tile) * tiles, int count, FN(piece) x, 
 /* What a chunk from `begin` on of a tile's columns gives. */
 static void FN(log_state_of)(FN(log_state) * s, const FN(log_tile) * tile, ptrdiff_t begin, int used,
                              FN(log_kind) kind) {
-    real max[LANES], e[LANES], weight[LANES], odd[LANES], k[LANES], shift[LANES], at[LANES];
+    real max[LANES], e[LANES], weight[LANES], k[LANES], shift[LANES], at[LANES];
     double hi[LANES], lo[LANES], distance_hi[LANES] = {0}, distance_lo[LANES] = {0};
     vec of_max = FN(exp)(tile->max, tile->frame, tile->careful);
     if (kind == FN(WEIGHTED))
@@ -250,7 +253,6 @@ static void FN(log_state_of)(FN(log_state) * s, const FN(log_tile) * tile, ptrdi
     vec_store(max, tile->range.max);
     vec_store(e, of_max);
     vec_store(weight, tile->weight);
-    vec_store(odd, tile->odd);
     vec_store(k, FN(exp_frame_k)(&tile->frame));
     vec_store(shift, tile->frame.shift);
     vec_store(at, tile->at);
@@ -267,7 +269,7 @@ static void FN(log_state_of)(FN(log_state) * s, const FN(log_tile) * tile, ptrdi
         s->distance[j] = (fsm_sum){distance_hi[j], distance_lo[j]};
         s->index[j] = at[j] >= 0 ? begin + (ptrdiff_t)at[j] : -1;
         s->careful[j] = tile->careful;
-        s->flags[j] = isnan(max[j]) || isnan(hi[j]) ? FN(HAS_NAN) : 0;
+        s->flags[j] = isnan(max[j]) || (!tile->flags[j] && isnan(hi[j])) ? FN(HAS_NAN) : tile->flags[j];
     }
 }
 
@@ -280,24 +282,31 @@ FSM_INLINE FN(piece)
         FN(load_weighted_columns)(g, begin, count);
     const FN(piece) x = FN(piece_in_scratch)(g, begin, count);
     *w = x;
-    w->at += (char *)FN(spare_of)(g) - (char *)g->scratch;
+    w->at += SPARE_AT * (ptrdiff_t)sizeof(real);
     return x;
 }
 
-/* The flags of columns of tile t with an infinity or a weight that is no number: of a chunk of `count` elements. */
-static void FN(log_infinities)(const FN(group) * g, FN(log_state) * s, const FN(log_tile) * tile, ptrdiff_t t,
-                               ptrdiff_t begin, ptrdiff_t count, FN(log_kind) kind) {
-    real odd[LANES];
-    vec_store(odd, tile->odd);
-    for (int j = 0; j < LANES; j++) {
-        if (s->max[j] < INFINITY && !isnan(odd[j]))
-            continue;
-        s->flags[j] = 0;
-        for (ptrdiff_t c = 0; c < count; c += PIECE) {
-            FN(piece) w, x = FN(log_piece)(g, begin + c, count - c < PIECE ? count - c : PIECE, true, &w, kind);
-            const real *weights = kind == FN(WEIGHTED) ? FN(in_piece)(w, t, 0) + j : NULL;
-            s->flags[j] |= FN(infinities)(FN(in_piece)(x, t, 0) + j, weights, x.count, x.step);
+/* The flags of columns with an infinity, or a weight that is no finite number. */
+static void FN(log_infinities)(const FN(group) * g, FN(log_tile) * tiles, ptrdiff_t begin, ptrdiff_t count,
+                               FN(log_kind) kind) {
+    bool concerned[LOG_TILES][LANES], any = false;
+    for (int t = 0; t < g->tiles; t++) {
+        real max[LANES], odd[LANES];
+        vec_store(max, tiles[t].range.max);
+        vec_store(odd, tiles[t].odd);
+        for (int j = 0; j < LANES; j++) {
+            concerned[t][j] = max[j] == (real)INFINITY || isnan(odd[j]);
+            any |= concerned[t][j];
         }
+    }
+    for (ptrdiff_t c = 0; any && c < count; c += PIECE) {
+        FN(piece) w, x = FN(log_piece)(g, begin + c, count - c < PIECE ? count - c : PIECE, true, &w, kind);
+        for (int t = 0; t < g->tiles; t++)
+            for (int j = 0; j < LANES; j++)
+                if (concerned[t][j]) {
+                    const real *weights = kind == FN(WEIGHTED) ? FN(in_piece)(w, t, 0) + j : NULL;
+                    tiles[t].flags[j] |= FN(infinities)(FN(in_piece)(x, t, 0) + j, weights, x.count, x.step);
+                }
     }
 }
 
@@ -313,6 +322,7 @@ FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles,
         tile->at = vec_set1(-1);
         tile->weight = vec_set1(1);
         tile->odd = vec_set1(0);
+        memset(tile->flags, 0, sizeof tile->flags);
         for (int j = 0; j < used; j++) {
             tile->lanes[j] = vec_acc_zero();
             if (kind == FN(DISTANCES))
@@ -323,6 +333,7 @@ FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles,
         FN(piece) w, x = FN(log_piece)(g, begin + c, count - c < PIECE ? count - c : PIECE, false, &w, kind);
         FN(log_maxima)(tiles, g->tiles, x, w, c, kind);
     }
+    bool infinite = kind == FN(WEIGHTED);
     for (int t = 0; t < g->tiles; t++) {
         FN(log_tile) *tile = &tiles[t];
         tile->max = FN(finite_or)(tile->range.max, vec_set1(0));
@@ -330,6 +341,7 @@ FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles,
         tile->careful =
             FN(range_has_subnormal)(tile->range) || FN(is_scaled)(g->beta) || vec_any_lt(vec_set1(0), vec_abs(shift));
         tile->frame = FN(exp_frame_of)(tile->max, shift, g->beta);
+        infinite |= vec_any_lt(tile->max, tile->range.max);
         real at[LANES];
         vec_store(at, tile->at);
         for (int j = 0; j < LANES; j++)
@@ -338,13 +350,13 @@ FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles,
     }
     for (ptrdiff_t c = 0; c < count; c += PIECE) {
         FN(piece) w, x = FN(log_piece)(g, begin + c, count - c < PIECE ? count - c : PIECE, true, &w, kind);
-        const int together = x.step == LANES * sizeof(real) ? 1 : g->tiles;
-        for (int t = 0; t < g->tiles; t += together) {
-            FN(log_add_piece)(tiles + t, together, x, w, c, skip + c, g->beta.hi, kind);
-            x.at += together * x.tile_step;
-            w.at += together * w.tile_step;
-        }
+        /* In the scratch a tile lies in one: a tile at a time is read there. */
+        const int together = x.step == (ptrdiff_t)(LANES * sizeof(real)) ? 1 : g->tiles;
+        for (int t = 0; t < g->tiles; t += together)
+            FN(log_add_piece)(tiles, t, t + together, x, w, c, skip + c, g->beta.hi, kind);
     }
+    if (infinite)
+        FN(log_infinities)(g, tiles, begin, count, kind);
 }
 
 /* ---- the sweep of a group */
@@ -388,8 +400,6 @@ FSM_INLINE void FN(log_sweep_columns_body)(const FN(group) * g, FN(log_state) * 
         for (int t = 0; t < g->tiles; t++) {
             FN(log_state) chunk, *s = c == 0 ? &states[t] : &chunk;
             FN(log_state_of)(s, &tiles[t], c, count < LANES ? (int)count : LANES, kind);
-            if (kind == FN(WEIGHTED) || vec_any_lt(tiles[t].max, tiles[t].range.max))
-                FN(log_infinities)(g, s, &tiles[t], t, c, count, kind);
             if (c > 0)
                 FN(log_merge)(&states[t], &chunk, 0, LANES, args->temperature);
         }

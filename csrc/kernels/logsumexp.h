@@ -60,6 +60,6 @@ static void FN(logsumexp_columns)(const FN(group) * g) {
 static void FN(logsumexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     FN(plan) plan = REDUCTION_PLAN;
     if (args->operands[FSM_WEIGHT].data)
-        plan.room -= SCRATCH_ROOM / 2;
+        plan.room -= SPARE_AT;
     FN(each_group)(args, begin, end, scratch, plan, FN(logsumexp_rows), FN(logsumexp_columns));
 }

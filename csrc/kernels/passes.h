@@ -27,8 +27,11 @@ FSM_INLINE bool FN(range_has_subnormal)(FN(range) range) {
     return vec_any_lt(range.least, vec_set1(MIN_NORMAL));
 }
 
-/* Widens `range` by n numbers; `member` is any number in it. */
-FSM_INLINE FN(range) FN(range_chunk)(FN(range) range, const real *x, ptrdiff_t n, real member) {
+/* The range of n elements, over all lanes. */
+FSM_INLINE FN(range) FN(range_row)(const real *x, ptrdiff_t n) {
+    real first;
+    memcpy(&first, x, sizeof first);
+    FN(range) range = FN(range_of)(vec_set1(first));
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
         FN(range) a = FN(range_of)(vec_load(x + i)), b = FN(range_of)(vec_load(x + i + LANES));
@@ -38,15 +41,8 @@ FSM_INLINE FN(range) FN(range_chunk)(FN(range) range, const real *x, ptrdiff_t n
     for (; i + LANES <= n; i += LANES)
         range = FN(range_join)(range, FN(range_of)(vec_load(x + i)));
     if (i < n)
-        range = FN(range_join)(range, FN(range_of)(vec_load_n(x + i, n - i, member)));
+        range = FN(range_join)(range, FN(range_of)(vec_load_n(x + i, n - i, first)));
     return range;
-}
-
-/* The range of n elements, over all lanes. */
-FSM_INLINE FN(range) FN(range_row)(const real *x, ptrdiff_t n) {
-    real first;
-    memcpy(&first, x, sizeof first);
-    return FN(range_chunk)(FN(range_of)(vec_set1(first)), x, n, first);
 }
 
 /* ---- sums */

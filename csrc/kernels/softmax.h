@@ -294,7 +294,7 @@ FSM_INLINE vec FN(softmax_least)(const FN(softmax_tile) * tile, FN(beta) beta) {
     return vec_mul(vec_set1(EXP_SCALE), vec_pow2(vec_add(vec_set1(ROUND_TO_INT + 1), vec_max(above, vec_set1(0)))));
 }
 
-/* `count` <= 4, a constant, rows of a tile: y = e/S, from e or from x. y may be either. */
+/* `count` <= 4, a constant, blocks of a tile: y = e/S, from e or from x. y may be either. */
 FSM_INLINE void FN(softmax_quotients)(const FN(softmax_tile) * tile, FN(piece) from, bool from_x, FN(piece) y,
                                       ptrdiff_t t, ptrdiff_t i, real flush_below, const int count) {
     vec a[4];

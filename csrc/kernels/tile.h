@@ -70,13 +70,13 @@ FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t
     } else if (!masked && count == args->n && FN(lies_in_one)(g, FSM_X)) {
         FN(load)(args, FSM_X, g->row.at[FSM_X], 0, g->rows * count, to);
     } else {
+        const bool in_place = masked && FN(lies_ready)(args, FSM_X);
         for (ptrdiff_t r = 0; r < g->rows; r++, to += g->pitch) {
             const fsm_row row = fsm_row_across(g->row, args, r);
-            const real *x = FN(in_place)(g, FSM_X, r, begin);
-            if (!masked || !FN(lies_ready)(args, FSM_X))
+            if (!in_place)
                 FN(load)(args, FSM_X, row.at[FSM_X], begin, count, to);
             if (masked)
-                FN(blank)(args, row.at[FSM_MASK], begin, count, FN(lies_ready)(args, FSM_X) ? x : to, to,
+                FN(blank)(args, row.at[FSM_MASK], begin, count, in_place ? FN(in_place)(g, FSM_X, r, begin) : to, to,
                           -(real)INFINITY);
         }
     }
@@ -162,11 +162,15 @@ FSM_INLINE_ void FN(prefetch_block)(const real *block) {
         FSM_PREFETCH((const char *)block + b);
 }
 
+/* Whether the columns of an operand lie side by side, as they are computed with. */
+FSM_INLINE_ bool FN(lies_side_by_side)(const fsm_args *args, int which) {
+    const fsm_operand *operand = &args->operands[which];
+    return args->axes == 1 && operand->storage == STORED_REAL && !operand->swapped && operand->across == sizeof(real);
+}
+
 /* Whether the numbers of an operand are a piece where they lie. */
 FSM_INLINE_ bool FN(lies_in_tiles)(const FN(group) * g, int which) {
-    const fsm_operand *operand = &g->args->operands[which];
-    return operand->storage == STORED_REAL && !operand->swapped && operand->across == sizeof(real) &&
-           g->args->axes == 1 && g->rows == (ptrdiff_t)g->tiles * LANES;
+    return g->rows == (ptrdiff_t)g->tiles * LANES && FN(lies_side_by_side)(g->args, which);
 }
 
 FSM_INLINE_ FN(piece) FN(piece_in_place)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count) {
@@ -235,11 +239,15 @@ static void FN(each_group_of_strips)(FN(group) g, ptrdiff_t begin, ptrdiff_t end
                                      void (*columns)(const FN(group) *)) {
     const fsm_args *args = g.args;
     const ptrdiff_t strips = fsm_strips(args->columns, LANES), most = FN(lay_tiles)(&g, plan, strips);
+    /* A last strip that is narrower has to be loaded, the others need not: it is a group of its own. */
+    const bool parted = args->columns % LANES != 0 && FN(lies_side_by_side)(args, FSM_X);
     fsm_cursor cursor;
     fsm_cursor_to(&cursor, args, begin / strips);
     for (ptrdiff_t unit = begin; unit < end; unit += g.tiles) {
         const ptrdiff_t strip = unit % strips, left = strips - strip < end - unit ? strips - strip : end - unit;
         g.tiles = (int)(left < most ? left : most);
+        if (parted && g.tiles > 1 && strip + g.tiles == strips)
+            g.tiles--;
         g.rows = args->columns - strip * LANES;
         if (g.rows > g.tiles * LANES)
             g.rows = g.tiles * LANES;

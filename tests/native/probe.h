@@ -105,26 +105,43 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
 void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums);
 
 void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums) {
-    real tile[FSM_CHUNK * LANES];
     FN(range) range = FN(range_of)(vec_set1(1));
     for (ptrdiff_t i = 0; columns == 0 && i < n; i += FSM_CHUNK)
-        range = FN(range_chunk)(range, x + i, n - i < FSM_CHUNK ? n - i : FSM_CHUNK, 1);
+        range = FN(range_join)(range, FN(range_row)(x + i, n - i < FSM_CHUNK ? n - i : FSM_CHUNK));
     for (ptrdiff_t i = 0; columns && i < n; i++)
         range = FN(range_join)(range, FN(range_of)(vec_load_n(x + i * columns, columns, 1)));
     const FN(softmax_plan) plan = FN(softmax_plan_of)(range, FN(beta_of)(1), columns != 0);
-    fsm_sum total[LANES] = {{0, 0}}, chunk[LANES];
-    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+
+    fsm_sum total = {0, 0};
+    for (ptrdiff_t c = 0; columns == 0 && c < n; c += FSM_CHUNK) {
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-        if (columns == 0) {
-            FN(sum_rows)(x + c, e + c, count, &plan.frame, FN(PLAIN), chunk, false);
-        } else {
-            for (ptrdiff_t i = 0; i < count; i++)
-                vec_store(tile + i * LANES, vec_load_n(x + (c + i) * columns, columns, 1));
-            FN(sum_rows)(tile, tile, count, &plan.frame, FN(PLAIN), chunk, true);
-            for (ptrdiff_t i = 0; i < count; i++)
-                memcpy(e + (c + i) * columns, tile + i * LANES, (size_t)columns * sizeof *e);
-        }
-        for (ptrdiff_t j = 0; j < (columns ? columns : 1); j++)
-            sums[j] = total[j] = FN(sum_merge)(total[j], chunk[j]);
+        total = FN(sum_merge)(total, FN(sum_row)(x + c, e + c, count, -1, NULL, &plan.frame, FN(PLAIN)));
+        sums[0] = total;
     }
+
+    real numbers[PIECE * LANES];
+    vec_acc lanes[LANES], sum = vec_acc_zero();
+    FN(softmax_tile) tile;
+    tile.range = range;
+    tile.plan = plan;
+    tile.lanes = lanes;
+    for (ptrdiff_t c = 0; columns && c < n; c += FSM_CHUNK) {
+        const ptrdiff_t end = n - c < FSM_CHUNK ? n : c + FSM_CHUNK;
+        for (int j = 0; j < LANES; j++)
+            lanes[j] = vec_acc_zero();
+        for (ptrdiff_t p = c; p < end; p += PIECE) {
+            const ptrdiff_t count = end - p < PIECE ? end - p : PIECE;
+            const FN(piece) piece = {(char *)numbers, LANES * sizeof(real), 0, count};
+            for (ptrdiff_t i = 0; i < count; i++)
+                vec_store(numbers + i * LANES, vec_load_n(x + (p + i) * columns, columns, 1));
+            FN(softmax_add_piece)(&tile, 1, piece, piece, true);
+            for (ptrdiff_t i = 0; i < count; i++)
+                memcpy(e + (p + i) * columns, numbers + i * LANES, (size_t)columns * sizeof *e);
+        }
+        sum = vec_acc_merge(sum, FN(fold_columns)(lanes, LANES));
+    }
+    double hi[LANES], lo[LANES];
+    vec_acc_get(sum, hi, lo);
+    for (ptrdiff_t j = 0; j < columns; j++)
+        sums[j] = (fsm_sum){hi[j], lo[j]};
 }
