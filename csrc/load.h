@@ -107,8 +107,15 @@ FSM_INLINE_ void FN(turn)(char *to, ptrdiff_t to_step, const char *from, ptrdiff
         memcpy(to + j * to_step, from + j * from_step, sizeof(real));
 }
 
-/* How the LANES numbers of a block lie in an operand: what is common goes without a detour. */
-typedef enum { FN(REALS), FN(REALS_APART), FN(F16), FN(BF16), FN(OTHERS) } FN(block_kind);
+/* How the LANES numbers of a block lie in an operand: what is common goes without a detour. The loops over blocks are
+ * compiled for each. */
+#define BLOCK_KINDS(KIND) KIND(REALS) KIND(REALS_APART) KIND(F16) KIND(BF16) KIND(OTHERS)
+
+typedef enum {
+#define KIND(name) FN(name),
+    BLOCK_KINDS(KIND)
+#undef KIND
+} FN(block_kind);
 
 FSM_INLINE_ FN(block_kind) FN(block_kind_of)(const fsm_operand *operand) {
     const bool side_by_side = operand->across == fsm_size_of[operand->storage];
@@ -163,21 +170,12 @@ FSM_INLINE_ void FN(load_columns_body)(const fsm_args *args, int which, char *fi
 static void FN(load_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                              ptrdiff_t columns, real *to, ptrdiff_t pitch) {
     switch (FN(block_kind_of)(&args->operands[which])) {
-    case FN(REALS):
-        FN(load_columns_body)(args, which, first, begin, count, columns, to, pitch, FN(REALS));
+#define KIND(name)                                                                                                     \
+    case FN(name):                                                                                                     \
+        FN(load_columns_body)(args, which, first, begin, count, columns, to, pitch, FN(name));                         \
         break;
-    case FN(REALS_APART):
-        FN(load_columns_body)(args, which, first, begin, count, columns, to, pitch, FN(REALS_APART));
-        break;
-    case FN(F16):
-        FN(load_columns_body)(args, which, first, begin, count, columns, to, pitch, FN(F16));
-        break;
-    case FN(BF16):
-        FN(load_columns_body)(args, which, first, begin, count, columns, to, pitch, FN(BF16));
-        break;
-    default:
-        FN(load_columns_body)(args, which, first, begin, count, columns, to, pitch, FN(OTHERS));
-        break;
+        BLOCK_KINDS(KIND)
+#undef KIND
     }
 }
 
@@ -192,12 +190,13 @@ static void FN(blank_columns)(const fsm_args *args, char *first, ptrdiff_t begin
         for (ptrdiff_t t = 0; t * LANES < columns; t++, mask += LANES * column) {
             real *block = x + t * pitch;
             const ptrdiff_t here = columns - t * LANES < LANES ? columns - t * LANES : LANES;
-            uint8_t takes_part[LANES] = {0};
-            if (column == 0 && !*mask) {
-                vec_store(block, vec_set1(blank));
+            if (column == 0) {
+                if (!*mask)
+                    vec_store(block, vec_set1(blank));
             } else if (column == 1 && here == LANES) {
                 FN(copy_parts)((const uint8_t *)mask, LANES, block, block, blank);
-            } else if (column != 0) {
+            } else {
+                uint8_t takes_part[LANES];
                 fsm_copy((char *)takes_part, 1, mask, column, here, 1, false);
                 FN(copy_parts)(takes_part, here, block, block, blank);
             }

@@ -104,20 +104,11 @@ FSM_INLINE_ void FN(store_columns_body)(const fsm_args *args, int which, char *f
 static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                               ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
     switch (FN(block_kind_of)(&args->operands[which])) {
-    case FN(REALS):
-        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(REALS));
+#define KIND(name)                                                                                                     \
+    case FN(name):                                                                                                     \
+        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(name));                      \
         break;
-    case FN(REALS_APART):
-        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(REALS_APART));
-        break;
-    case FN(F16):
-        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(F16));
-        break;
-    case FN(BF16):
-        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(BF16));
-        break;
-    default:
-        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(OTHERS));
-        break;
+        BLOCK_KINDS(KIND)
+#undef KIND
     }
 }

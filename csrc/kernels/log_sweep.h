@@ -1,6 +1,4 @@
-/* The first sweep of the log family (log_family.h): the states of a group of rows, or of the tiles of a group of
- * columns.
- */
+/* The first sweep of the log family (log_family.h): the states of rows, or of the tiles of a group of columns. */
 
 /* Where the weights are in the scratch, or e while the distances of a row are summed. */
 #define SPARE_AT (SCRATCH_ROOM / 2)
@@ -161,6 +159,7 @@ FSM_INLINE void FN(log_chunk)(const FN(group) * g, ptrdiff_t r, FN(log_state) * 
 
 /* Numbers in the scratch; the rest of it is for the lanes of LOG_TILES tiles. */
 #define LOG_ROOM (SCRATCH_ROOM - (ptrdiff_t)(LOG_TILES * 2 * LANES * sizeof(vec_acc) / sizeof(real)))
+_Static_assert(LOG_ROOM * sizeof(real) % 64 == 0, "lanes are aligned");
 
 /* A tile in a chunk. */
 typedef struct {
@@ -224,9 +223,9 @@ FSM_INLINE void FN(log_add_lane)(FN(log_tile) * tile, FN(piece) x, FN(piece) w, 
             e[step] = vec_select_lt(apart, vec_set1((real)0.5), vec_set1(0), e[step]);
         }
     }
-    tile->lanes[i] = vec_acc_add(tile->lanes[i], vec_add(vec_add(e[0], e[2]), vec_add(e[1], e[3])));
+    tile->lanes[i] = vec_acc_add(tile->lanes[i], FN(add_four)(e[0], e[1], e[2], e[3]));
     if (kind == FN(DISTANCES))
-        tile->distances[i] = vec_acc_add(tile->distances[i], vec_add(vec_add(d[0], d[2]), vec_add(d[1], d[3])));
+        tile->distances[i] = vec_acc_add(tile->distances[i], FN(add_four)(d[0], d[1], d[2], d[3]));
 }
 
 /* Tiles [first, end). `skip` says which elements of the piece are some column's maximum. */

@@ -54,6 +54,11 @@ FSM_INLINE vec FN(term)(vec x, FN(exp_frame) frame, FN(terms) terms) {
     return terms == FN(GIVEN) ? x : FN(exp)(x, frame, terms == FN(CAREFUL));
 }
 
+/* Four consecutive elements of every lane. */
+FSM_INLINE vec FN(add_four)(vec s0, vec s1, vec s2, vec s3) {
+    return vec_add(vec_add(s0, s2), vec_add(s1, s3));
+}
+
 /* a with 0 in one lane, whose term goes to `taken`. */
 FSM_INLINE vec FN(take_out)(vec a, ptrdiff_t lane, real *taken) {
     real lanes[LANES];
@@ -96,7 +101,7 @@ FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff
                 if ((skip - i) / LANES == step)
                     s[step] = FN(take_out)(s[step], (skip - i) % LANES, skipped);
         }
-        lanes = vec_acc_add(lanes, vec_add(vec_add(s[0], s[2]), vec_add(s[1], s[3])));
+        lanes = vec_acc_add(lanes, FN(add_four)(s[0], s[1], s[2], s[3]));
     }
     return vec_acc_fold(lanes);
 }

@@ -150,6 +150,7 @@ static void FN(softmax_rows)(const FN(group) * g) {
 
 /* Numbers in the scratch; the rest of it is for the lanes of SOFTMAX_TILES tiles. */
 #define SOFTMAX_ROOM (SCRATCH_ROOM - (ptrdiff_t)(SOFTMAX_TILES * LANES * sizeof(vec_acc) / sizeof(real)))
+_Static_assert(SOFTMAX_ROOM * sizeof(real) % 64 == 0, "lanes are aligned");
 
 /* How far the maximum may be above, or below, the guess, times beta. */
 #define GUESS_HIGH 40
@@ -221,7 +222,7 @@ FSM_INLINE void FN(softmax_add_lane)(FN(softmax_tile) * tile, FN(piece) x, FN(pi
     for (int step = 0; step < 4; step++)
         if (keep && (all || i + step * LANES < x.count))
             vec_store(FN(in_piece)(e, t, i + step * LANES), a[step]);
-    tile->lanes[i] = vec_acc_add(tile->lanes[i], vec_add(vec_add(a[0], a[2]), vec_add(a[1], a[3])));
+    tile->lanes[i] = vec_acc_add(tile->lanes[i], FN(add_four)(a[0], a[1], a[2], a[3]));
 }
 
 FSM_INLINE void FN(softmax_add_piece)(FN(softmax_tile) * tiles, int count, FN(piece) x, FN(piece) e, bool keep) {

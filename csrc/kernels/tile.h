@@ -27,12 +27,9 @@ typedef struct {
     bool *survey;  /* from group to group (softmax_columns) */
 } FN(group);
 
-/* Rows of a tile. */
-#define ROWS(columns) ((columns) ? LANES : 1)
-
 /* From element `i` on, of tile or row t, in the scratch: of the row if that is held, else of what is loaded. */
 FSM_INLINE_ real *FN(in_scratch)(const FN(group) * g, ptrdiff_t t, ptrdiff_t i) {
-    return g->scratch + t * g->pitch + (g->held ? i * ROWS(g->columns) : 0);
+    return g->scratch + t * g->pitch + (g->held ? i * (g->columns ? LANES : 1) : 0);
 }
 
 /* The same of a row, where it lies. */
