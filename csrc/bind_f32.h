@@ -49,6 +49,8 @@
 #define LOWEST       173       /* e is 0 from 2^-173 of the row's power of two down (kernels/math.h) */
 #define EXP_SCALE    0x1p18f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
 #define Y_UNIT       0x1p-7f   /* 120 in the exponent field */
+#define E_FACTOR      0x1p64f  /* of e */
+#define MINUS_E_FIELD -0x1p64f /* its bits are those of no number with 65 in the exponent field, negated */
 
 /* From tools/exp_constants.py: exp(t) within 0.046 ULP for |t| <= 0.375; highest power first. */
 #define LOG2E          0x1.715476p+0f

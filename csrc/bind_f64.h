@@ -51,6 +51,8 @@
 #define LOWEST       1100     /* e is 0 from 2^-1100 of the row's power of two down (kernels/math.h) */
 #define EXP_SCALE    0x1p123  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
 #define Y_UNIT       0x1p-703 /* 320 in the exponent field */
+#define E_FACTOR      0x1p200   /* of e */
+#define MINUS_E_FIELD -0x1p824  /* its bits are those of a number with 201 in the exponent field, negated */
 
 /* Of the exponential; LN2 is from tools/exp_constants.py too. */
 #define LOG2E          FSM_LOG2E
