@@ -45,19 +45,21 @@
 #define ROUND_TO_ODD_F32(a) (a)
 
 /* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^120 until they are finished. */
-#define ROUND_TO_INT 0x1.8p23f /* added to a number, leaves its integer in the low bits */
-#define LOWEST       173       /* e is 0 from 2^-173 of the row's power of two down (kernels/math.h) */
-#define EXP_SCALE    0x1p18f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
-#define Y_UNIT       0x1p-7f   /* 120 in the exponent field */
-#define E_FACTOR      0x1p64f  /* of e */
-#define MINUS_E_FIELD -0x1p64f /* its bits are those of no number with 65 in the exponent field, negated */
+#define ROUND_TO_INT  0x1.8p23f /* added to a number, leaves its integer in the low bits */
+#define LOWEST        173       /* e is 0 from 2^-173 of the row's power of two down (kernels/math.h) */
+#define EXP_SCALE     0x1p18f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
+#define Y_UNIT        0x1p-7f   /* 120 in the exponent field */
+#define E_FACTOR      0x1p64f   /* of e */
+#define MINUS_E_FIELD -0x1p64f  /* its bits are those of no number with 65 in the exponent field, negated */
+#define MOST_GRAD     0x1p58f   /* gradients below this may be taken times E_FACTOR */
 
 /* From tools/exp_constants.py: exp(t) within 0.046 ULP for |t| <= 0.375; highest power first. */
-#define LOG2E          0x1.715476p+0f
-#define LN2            0x1.62e43p-1f
-#define LN2_HI         0x1.62e43p-1f
-#define LN2_LO         -0x1.05c61p-29f
-#define EXP_POLYNOMIAL {0x1.69867ep-10f, 0x1.126af8p-7f, 0x1.555acep-5f, 0x1.55544cp-3f, 0x1.fffff8p-2f, 1, 1}
+#define LOG2E  0x1.715476p+0f
+#define LN2    0x1.62e43p-1f
+#define LN2_HI 0x1.62e43p-1f
+#define LN2_LO -0x1.05c61p-29f
+#define EXP_POLYNOMIAL                                                                                                 \
+    { 0x1.69867ep-10f, 0x1.126af8p-7f, 0x1.555acep-5f, 0x1.55544cp-3f, 0x1.fffff8p-2f, 1, 1 }
 
 /* Totals of chunks, added in order: a float64 holds the sum of float32 lanes to well below 1 ULP. */
 FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {

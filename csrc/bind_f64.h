@@ -47,12 +47,13 @@
 #define ROUND_TO_ODD_F32(a) fsm_f64_to_f32_odd(a)
 
 /* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^320 until they are finished. */
-#define ROUND_TO_INT 0x1.8p52 /* added to a number, leaves its integer in the low bits */
-#define LOWEST       1100     /* e is 0 from 2^-1100 of the row's power of two down (kernels/math.h) */
-#define EXP_SCALE    0x1p123  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
-#define Y_UNIT       0x1p-703 /* 320 in the exponent field */
-#define E_FACTOR      0x1p200   /* of e */
-#define MINUS_E_FIELD -0x1p824  /* its bits are those of a number with 201 in the exponent field, negated */
+#define ROUND_TO_INT  0x1.8p52 /* added to a number, leaves its integer in the low bits */
+#define LOWEST        1100     /* e is 0 from 2^-1100 of the row's power of two down (kernels/math.h) */
+#define EXP_SCALE     0x1p123  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
+#define Y_UNIT        0x1p-703 /* 320 in the exponent field */
+#define E_FACTOR      0x1p200  /* of e */
+#define MINUS_E_FIELD -0x1p824 /* its bits are those of a number with 201 in the exponent field, negated */
+#define MOST_GRAD     0x1p400  /* gradients below this may be taken times E_FACTOR */
 
 /* Of the exponential; LN2 is from tools/exp_constants.py too. */
 #define LOG2E          FSM_LOG2E

@@ -81,6 +81,7 @@ enum {
     FSM_MASK,   /* bool: which elements take part */
     FSM_WEIGHT, /* factors of the exponentials; those that are 0 take no part */
     FSM_SIGN,   /* a second result: the sign of a weighted sum */
+    FSM_SAVED,  /* of a gradient: the forward result; x is then what came back */
     FSM_OPERANDS
 };
 

@@ -370,6 +370,38 @@ static void softmax_entropy(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end
     }
 }
 
+/* The gradients: the saved result takes the place of weights. */
+static void gradient(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, bool logarithm) {
+    row *r = first_row(args, begin, scratch);
+    for (; begin < end; begin++, fsm_cursor_advance(&r->at, args, 1)) {
+        pair sum = {0, 0};
+        for (int sweep = 0; sweep < 2; sweep++) {
+            const long double total = sum.hi + sum.lo;
+            for (ptrdiff_t c = 0; load(r, c); c += FSM_CHUNK) {
+                load_operand(r, FSM_SAVED, r->weight);
+                for (ptrdiff_t i = 0; i < r->count; i++) {
+                    const long double y = logarithm ? expl(r->weight[i]) : r->weight[i];
+                    if (sweep == 0)
+                        sum = isfinite(sum.hi) ? add(sum, logarithm ? r->x[i] : r->x[i] * y)
+                                               : (pair){sum.hi + r->x[i] * y, 0};
+                    else
+                        r->x[i] = (logarithm ? r->x[i] - y * total : y * (r->x[i] - total)) / args->temperature;
+                }
+                if (sweep == 1)
+                    store(r);
+            }
+        }
+    }
+}
+
+static void softmax_grad(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    gradient(args, begin, end, scratch, false);
+}
+
+static void log_softmax_grad(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    gradient(args, begin, end, scratch, true);
+}
+
 fsm_kernel *const fsm_longdouble_kernels[FSM_OPS] = {
 #define OP(name, max_ulp, kind) name,
 #include "ops.def"

@@ -42,6 +42,9 @@
 #undef LOWEST
 #undef EXP_SCALE
 #undef Y_UNIT
+#undef E_FACTOR
+#undef MINUS_E_FIELD
+#undef MOST_GRAD
 #undef LOG2E
 #undef LN2
 #undef LN2_HI

@@ -7,6 +7,7 @@ array([[0.09003057, 0.24472847, 0.66524096],
        [0.33333333, 0.33333333, 0.33333333]])
 """
 
+from fastsoftmax._grad import log_softmax_grad, softmax_grad
 from fastsoftmax._logsumexp import logmeanexp, logsumexp, softmax_entropy
 from fastsoftmax._runtime import get_num_threads, num_threads, set_num_threads, show_config
 from fastsoftmax._softmax import log_softmax, softmax
@@ -16,6 +17,7 @@ __all__ = [
     "__version__",
     "get_num_threads",
     "log_softmax",
+    "log_softmax_grad",
     "logmeanexp",
     "logsumexp",
     "num_threads",
@@ -23,4 +25,5 @@ __all__ = [
     "show_config",
     "softmax",
     "softmax_entropy",
+    "softmax_grad",
 ]

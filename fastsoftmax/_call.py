@@ -92,6 +92,29 @@ def reduce(
     return value if sign is None else (value, sign if sign.ndim else sign[()])
 
 
+def gradient(
+    name: str,
+    grad: ArrayLike,
+    parameter: str,
+    saved: ArrayLike,
+    axis: Any,
+    out: Any,
+    temperature: Any,
+    num_threads: Any,
+) -> Any:
+    """A gradient from `grad` and the forward result, both of the shape of the result."""
+    threads = 0 if num_threads is None else _check.num_threads(num_threads)
+    a, b = _check.array(name, "grad", grad), _check.array(name, parameter, saved)
+    _check.same_shape("grad", a, parameter, b)
+    axes = _check.axes(axis, a.ndim)
+    result = _check.result_dtype(_check.promoted((grad, a), (saved, b)), None)
+    t = _check.temperature(temperature)
+    y = np.empty_like(a, dtype=result, subok=False) if out is None else _check.out(out, a.shape, result)
+    options = {"temperature": t, "saved": b}
+    _compute(name, _compute_dtype(result, t), a, a.shape, axes, y, threads, None, None, None, options)
+    return (y if y.ndim else y[()]) if out is None else out
+
+
 def _smallest_normal(dtype: np.dtype[Any]) -> float:
     """Of a result dtype; of a longdouble that is more than a float64, as little as that can hold."""
     if dtype.itemsize > 8:
@@ -142,6 +165,8 @@ def _compute(
             mask = mask.copy()
         if weights is not None and np.may_share_memory(weights, y):
             weights = weights.copy()
+        if options.get("saved") is not None and _core.overlaps(options["saved"], y):
+            options["saved"] = options["saved"].copy()
     if a.shape != shape:
         a = np.broadcast_to(a, shape)
     if mask is not None:

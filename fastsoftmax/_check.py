@@ -102,6 +102,11 @@ def weights(value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     return b
 
 
+def same_shape(first: str, a: NDArray[Any], second: str, b: NDArray[Any]) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"{second} has shape {b.shape}, expected that of {first}, {a.shape}.")
+
+
 def promoted(*pairs: tuple[Any, NDArray[Any]]) -> np.dtype[Any]:
     """The dtype that arguments, given as themselves and as arrays, promote to; Python's own numbers are weak."""
     try:

@@ -44,7 +44,7 @@ cdef extern from "fsm.h" nogil:
     ctypedef struct fsm_isa:
         const char *name
         fsm_kernel *(*kernels)[2]
-    int FSM_OPS, FSM_F32, FSM_F64, FSM_X, FSM_Y, FSM_MASK, FSM_WEIGHT, FSM_SIGN
+    int FSM_OPS, FSM_F32, FSM_F64, FSM_X, FSM_Y, FSM_MASK, FSM_WEIGHT, FSM_SIGN, FSM_SAVED
     int FSM_STORAGE_f16, FSM_STORAGE_bf16, FSM_STORAGE_f32, FSM_STORAGE_f64, FSM_STORAGE_longdouble
     int FSM_STORAGE_boolean, FSM_STORAGE_i8, FSM_STORAGE_u8, FSM_STORAGE_i16, FSM_STORAGE_u16
     int FSM_STORAGE_i32, FSM_STORAGE_u32, FSM_STORAGE_i64, FSM_STORAGE_u64
@@ -176,7 +176,7 @@ def normalize(int op, x, axis_of_x, out, int threads):
     else:
         memset(joined, axis < 0, sizeof(joined))
         joined[max(axis, 0)] = True
-        describe(&args, a, y, None, None, None, joined)
+        describe(&args, a, y, None, None, None, None, joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y
 
@@ -240,12 +240,13 @@ cdef bint is_plain(x, axis_of_x, int *axis):
 
 def compute(
     int op, int compute_dtype, x, axes, y, int threads, mask=None, weights=None, sign=None, double temperature=1.0,
-    bint zero_if_all_neg_inf=False, double flush_below=0.0,
+    bint zero_if_all_neg_inf=False, double flush_below=0.0, saved=None,
 ):
     """Operation number `op` on x along `axes`, a tuple of different numbers from 0 on, into y.
 
     y is writeable, has no element twice, and is x itself or apart from all other arrays; it has the shape of x, or, for
-    a reduction, 1 in place of the axes. `mask` (bool) and `weights` are None or have the shape of x, `sign` that of y.
+    a reduction, 1 in place of the axes. `mask` (bool), `weights` and `saved` are None or have the shape of x, `sign` that
+    of y.
     All dtypes are among those that storage_of() knows. compute_dtype: F32, F64 or LONGDOUBLE.
     """
     cdef cnp.ndarray a = x
@@ -268,10 +269,12 @@ def compute(
         operand(&args, FSM_WEIGHT, weights, storage_of(weights.dtype))
     if sign is not None:
         operand(&args, FSM_SIGN, sign, storage_of(sign.dtype))
+    if saved is not None:
+        operand(&args, FSM_SAVED, saved, storage_of(saved.dtype))
     memset(joined, 0, sizeof(joined))
     for axis in axes:
         joined[<int>axis] = True
-    describe(&args, a, y, mask, weights, sign, joined)
+    describe(&args, a, y, mask, weights, sign, saved, joined)
     if compute_dtype == LONGDOUBLE:
         split_columns(&args)
         kernel = fsm_longdouble_kernels[op]
@@ -438,7 +441,7 @@ cdef void describe_rows(fsm_args *args, ptrdiff_t n, ptrdiff_t size, ptrdiff_t i
 
 
 cdef void describe(
-    fsm_args *args, cnp.ndarray x, cnp.ndarray y, mask, weights, sign, const bint *joined
+    fsm_args *args, cnp.ndarray x, cnp.ndarray y, mask, weights, sign, saved, const bint *joined
 ):
     """The joined axes in C order, the other dimensions in the order in which x lies in memory; both merged where they
     can be. No dimension of x may be 0. y and sign are 1 long, or as long as x, along the joined axes."""
@@ -449,7 +452,7 @@ cdef void describe(
     cdef ptrdiff_t own[FSM_OPERANDS]
     cdef cnp.ndarray a
 
-    for o, array in enumerate((x, y, mask, weights, sign)):
+    for o, array in enumerate((x, y, mask, weights, sign, saved)):
         if array is None:
             for d in range(ndim):
                 strides[d][o] = 0

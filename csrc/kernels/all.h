@@ -20,6 +20,8 @@
 #include "logsumexp.h"
 #include "softmax_entropy.h"
 
+#include "gradients.h"
+
 #if defined(FSM_PROBE) /* tests/native/probe.h: the vector layer, for tests */
 #include FSM_PROBE
 #endif

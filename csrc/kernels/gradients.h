@@ -29,12 +29,16 @@ FSM_INLINE vec FN(scale)(vec y) {
     return vec_select_lt(vec_abs(y), vec_set1(MIN_NORMAL), subnormal, normal);
 }
 
-/* v / E_FACTOR, rounded once, as a quotient is (math.h), but of either sign. */
+/* v / E_FACTOR, rounded once, as a quotient is (math.h), but of either sign; NaN for what is not finite. */
 FSM_INLINE vec FN(unscale)(vec v) {
+    const real_bits nan_bits = QUIET_NAN_BITS;
+    real nan;
+    memcpy(&nan, &nan_bits, sizeof nan);
     const vec unit = vec_set1(E_FACTOR * MIN_NORMAL / 2);
     const vec size = vec_abs(v), subnormal = vec_fma(size, vec_set1((real)0.5), unit);
     const vec result = vec_bits_sub(vec_max(size, subnormal), unit);
-    return vec_select_lt(v, vec_set1(0), vec_bits_sub(result, vec_set1((real)-0.0)), result);
+    const vec with_sign = vec_select_lt(v, vec_set1(0), vec_bits_sub(result, vec_set1((real)-0.0)), result);
+    return vec_select_lt(size, vec_set1((real)INFINITY), with_sign, vec_set1(nan));
 }
 
 /* ---- sums */
@@ -84,4 +88,240 @@ FSM_INLINE vec FN(gradient_of)(vec grad, vec saved, FN(gradient_plan) plan, FN(g
     const vec e = FN(exp)(vec_flush(saved), FN(exp_frame_of)(zero, zero, one), false);
     const vec minus_e = vec_sub(zero, e);
     return FN(unscale)(vec_mul(vec_fma(minus_e, plan.sum, vec_mul(grad, vec_set1(E_FACTOR))), plan.beta));
+}
+
+/* ---- rows that are not ordinary */
+
+/* y, or exp(logp). */
+FSM_INLINE_ double FN(plain_factor)(real saved, FN(gradient) of) {
+    if (of == FN(OF_SOFTMAX))
+        return saved;
+    return saved > -800 ? fsm_exp(saved) : saved <= -800 ? 0 : saved;
+}
+
+/* The sum over row or column r. */
+FSM_OUTLINE_ double FN(plain_sum)(const FN(group) * g, ptrdiff_t r, FN(gradient) of) {
+    const fsm_args *args = g->args;
+    const fsm_row row = fsm_row_across(g->row, args, r);
+    real grad[FSM_CHUNK], saved[FSM_CHUNK];
+    fsm_sum sum = {0, 0};
+    for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
+        const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
+        FN(load)(args, FSM_X, row.at[FSM_X], c, count, grad);
+        FN(load)(args, FSM_SAVED, row.at[FSM_SAVED], c, count, saved);
+        for (ptrdiff_t i = 0; i < count; i++) {
+            const double factor = of == FN(OF_SOFTMAX) ? saved[i] : 1, term = grad[i] * factor;
+            const fsm_sum next = fsm_two_sum(sum, (fsm_sum){term, fma(grad[i], factor, -term)});
+            sum = isfinite(next.hi) ? next : (fsm_sum){sum.hi + term, 0};
+        }
+    }
+    return sum.hi + sum.lo;
+}
+
+static real FN(plain_result)(real grad, real saved, double sum, double temperature, FN(gradient) of) {
+    const double factor = FN(plain_factor)(saved, of);
+    const double value = of == FN(OF_SOFTMAX) ? factor * (grad - sum) : grad - factor * sum;
+    const real_bits nan_bits = QUIET_NAN_BITS;
+    real result = (real)(value / temperature);
+    if (isnan(result))
+        memcpy(&result, &nan_bits, sizeof result);
+    return result;
+}
+
+/* Whether a row, or each column, may be taken times E_FACTOR. A NaN shows in the sum. */
+FSM_INLINE_ bool FN(is_ordinary)(real grad, real low, real high, double sum, FN(gradient) of) {
+    const bool saved = of == FN(OF_SOFTMAX) ? low >= 0 && high < 2 : high < 1;
+    return saved && grad < MOST_GRAD && fabs(sum) < MOST_GRAD * (of == FN(OF_SOFTMAX) ? (double)E_FACTOR : 1);
+}
+
+/* ---- rows */
+
+/* A chunk of an operand of row r: where it lies, or loaded into `room`. */
+FSM_INLINE_ const real *FN(chunk_of)(const FN(group) * g, int which, bool ready, ptrdiff_t r, ptrdiff_t begin,
+                                     ptrdiff_t count, real *room) {
+    if (ready)
+        return FN(in_place)(g, which, r, begin);
+    FN(load)(g->args, which, fsm_row_across(g->row, g->args, r).at[which], begin, count, room);
+    return room;
+}
+
+FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
+    const fsm_args *args = g->args;
+    const ptrdiff_t n = args->n;
+    const bool saved_ready = FN(lies_ready)(args, FSM_SAVED);
+    real *grad_room = g->scratch, *saved_room = g->scratch + FSM_CHUNK;
+    for (ptrdiff_t r = 0; r < g->rows; r++) {
+        const vec zero = vec_set1(0);
+        FN(reach) reach = {zero, vec_set1(of == FN(OF_SOFTMAX) ? 0 : -1), vec_set1(of == FN(OF_SOFTMAX) ? 0 : -1)};
+        fsm_sum sum = {0, 0};
+        for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+            const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+            const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, grad_room);
+            const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, saved_room);
+            sum = FN(sum_merge)(sum, FN(gradient_sum_row)(grad, saved, count, &reach, of));
+        }
+        double total = sum.hi + sum.lo;
+        const bool ordinary =
+            FN(is_ordinary)(vec_hmax(reach.grad), -vec_hmax(vec_sub(zero, reach.low)), vec_hmax(reach.high), total, of);
+        if (!ordinary)
+            total = FN(plain_sum)(g, r, of);
+        const real factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
+        const FN(gradient_plan) plan = {vec_set1((real)(total * factor)), vec_set1(g->beta.hi)};
+        for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+            const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+            const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, grad_room);
+            const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, saved_room);
+            real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : grad_room;
+            ptrdiff_t i = 0;
+            for (; !ordinary && i < count; i++)
+                y[i] = FN(plain_result)(grad[i], saved[i], total, args->temperature, of);
+            for (; i + LANES <= count; i += LANES)
+                vec_store(y + i, FN(gradient_of)(vec_load(grad + i), vec_load(saved + i), plan, of));
+            if (i < count)
+                vec_store_n(
+                    y + i, count - i,
+                    FN(gradient_of)(vec_load_n(grad + i, count - i, 0), vec_load_n(saved + i, count - i, 0), plan, of));
+            if (!g->y_ready)
+                FN(store)(args, FSM_Y, fsm_row_across(g->row, args, r).at[FSM_Y], c, count, y);
+        }
+    }
+}
+
+/* ---- columns */
+
+#define GRADIENT_TILES 16
+
+/* Numbers in the scratch: two pieces, and the lanes of the tiles. */
+#define GRADIENT_LANES (GRADIENT_TILES * LANES * (ptrdiff_t)(sizeof(vec_acc) / sizeof(real)))
+#define GRADIENT_ROOM  ((SCRATCH_ROOM - GRADIENT_LANES) / 2)
+
+/* A piece of an operand: where it lies, or loaded into `room`. */
+static FN(piece) FN(gradient_piece)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count, real *room) {
+    if (FN(lies_in_tiles)(g, which))
+        return FN(piece_in_place)(g, which, begin, count);
+    FN(load_columns)(g->args, which, g->row.at[which], begin, count, g->rows, room, g->pitch);
+    return (FN(piece)){(char *)room, LANES * sizeof(real), g->pitch * (ptrdiff_t)sizeof(real), count};
+}
+
+FSM_INLINE void FN(gradient_add_piece)(int tiles, FN(piece) grad, FN(piece) saved, vec_acc *lanes, FN(reach) * reach,
+                                       FN(gradient) of) {
+    for (ptrdiff_t i = 0; i < LANES && i < grad.count; i++)
+        for (int t = 0; t < tiles; t++) {
+            vec a[4], b[4];
+            FN(reach) all = reach[t];
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++) {
+                const ptrdiff_t at = i + step * LANES;
+                const bool there = at < grad.count;
+                a[step] = there ? vec_load(FN(in_piece)(grad, t, at)) : vec_set1(0);
+                b[step] = there ? vec_load(FN(in_piece)(saved, t, at)) : b[0];
+                all = FN(reach_join)(all, FN(reach_of)(a[step], b[step]));
+            }
+            reach[t] = all;
+            lanes[t * LANES + i] = vec_acc_add(lanes[t * LANES + i], FN(gradient_terms)(a, b, of));
+        }
+}
+
+FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
+    const fsm_args *args = g->args;
+    const ptrdiff_t n = args->n;
+    const bool in_place = FN(lies_in_tiles)(g, FSM_Y);
+    real *grad_room = g->scratch, *saved_room = g->scratch + GRADIENT_ROOM;
+    vec_acc *lanes = (vec_acc *)(g->scratch + 2 * GRADIENT_ROOM), sums[GRADIENT_TILES];
+    FN(reach) reach[GRADIENT_TILES];
+    FN(gradient_plan) plans[GRADIENT_TILES];
+    double totals[GRADIENT_TILES][LANES];
+    bool ordinary[GRADIENT_TILES][LANES], all_ordinary[GRADIENT_TILES];
+
+    for (int t = 0; t < g->tiles; t++)
+        reach[t] = (FN(reach)){vec_set1(0), vec_set1(0), vec_set1(of == FN(OF_SOFTMAX) ? 0 : -1)};
+    for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
+        const ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
+        const int used = end - chunk < LANES ? (int)(end - chunk) : LANES;
+        for (int t = 0; t < g->tiles; t++)
+            for (int j = 0; j < used; j++)
+                lanes[t * LANES + j] = vec_acc_zero();
+        for (ptrdiff_t c = chunk; c < end; c += PIECE) {
+            const ptrdiff_t count = end - c < PIECE ? end - c : PIECE;
+            const FN(piece) grad = FN(gradient_piece)(g, FSM_X, c, count, grad_room);
+            const FN(piece) saved = FN(gradient_piece)(g, FSM_SAVED, c, count, saved_room);
+            FN(gradient_add_piece)(g->tiles, grad, saved, lanes, reach, of);
+        }
+        for (int t = 0; t < g->tiles; t++) {
+            const vec_acc sum = FN(fold_columns)(lanes + t * LANES, used);
+            sums[t] = chunk ? vec_acc_merge(sums[t], sum) : sum;
+        }
+    }
+    for (int t = 0; t < g->tiles; t++) {
+        double hi[LANES], lo[LANES];
+        real sum[LANES], grad[LANES], low[LANES], high[LANES];
+        vec_acc_get(sums[t], hi, lo);
+        vec_store(grad, reach[t].grad);
+        vec_store(low, reach[t].low);
+        vec_store(high, reach[t].high);
+        all_ordinary[t] = true;
+        for (int j = 0; j < LANES; j++) {
+            const double total = hi[j] + lo[j];
+            ordinary[t][j] = FN(is_ordinary)(grad[j], low[j], high[j], total, of) || j >= FN(entries)(g, t);
+            all_ordinary[t] &= ordinary[t][j];
+            totals[t][j] = ordinary[t][j] ? total : FN(plain_sum)(g, t * LANES + j, of);
+            sum[j] = ordinary[t][j] ? (real)(total * (of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1)) : 0;
+        }
+        plans[t] = (FN(gradient_plan)){vec_load(sum), vec_set1(g->beta.hi)};
+    }
+    for (ptrdiff_t c = 0; c < n; c += PIECE) {
+        const ptrdiff_t count = n - c < PIECE ? n - c : PIECE;
+        const FN(piece) grad = FN(gradient_piece)(g, FSM_X, c, count, grad_room);
+        const FN(piece) saved = FN(gradient_piece)(g, FSM_SAVED, c, count, saved_room);
+        const FN(piece) in_room = {(char *)grad_room, LANES * sizeof(real), g->pitch * (ptrdiff_t)sizeof(real), count};
+        const FN(piece) y = in_place ? FN(piece_in_place)(g, FSM_Y, c, count) : in_room;
+        for (ptrdiff_t i = 0; i < count; i++)
+            for (int t = 0; t < g->tiles; t++) {
+                const vec a = vec_load(FN(in_piece)(grad, t, i)), b = vec_load(FN(in_piece)(saved, t, i));
+                vec result = FN(gradient_of)(a, b, plans[t], of);
+                if (!all_ordinary[t]) {
+                    real from[LANES], of_saved[LANES], to[LANES];
+                    vec_store(from, a);
+                    vec_store(of_saved, b);
+                    vec_store(to, result);
+                    for (int j = 0; j < LANES; j++)
+                        if (!ordinary[t][j])
+                            to[j] = FN(plain_result)(from[j], of_saved[j], totals[t][j], args->temperature, of);
+                    result = vec_load(to);
+                }
+                vec_store(FN(in_piece)(y, t, i), result);
+            }
+        if (!in_place)
+            FN(store_columns)(args, FSM_Y, g->row.at[FSM_Y], c, count, g->rows, grad_room, g->pitch);
+    }
+}
+
+/* ---- the two */
+
+#define GRADIENT_PLAN                                                                                                  \
+    ((FN(plan)){                                                                                                       \
+        .hold = false, .room = GRADIENT_ROOM, .tiles = GRADIENT_TILES, .piece = PIECE, .most_rows = PTRDIFF_MAX})
+
+static void FN(softmax_grad_rows)(const FN(group) * g) {
+    FN(gradient_rows)(g, FN(OF_SOFTMAX));
+}
+
+static void FN(softmax_grad_columns)(const FN(group) * g) {
+    FN(gradient_columns)(g, FN(OF_SOFTMAX));
+}
+
+static void FN(softmax_grad)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    FN(each_group)(args, begin, end, scratch, GRADIENT_PLAN, FN(softmax_grad_rows), FN(softmax_grad_columns));
+}
+
+static void FN(log_softmax_grad_rows)(const FN(group) * g) {
+    FN(gradient_rows)(g, FN(OF_LOG_SOFTMAX));
+}
+
+static void FN(log_softmax_grad_columns)(const FN(group) * g) {
+    FN(gradient_columns)(g, FN(OF_LOG_SOFTMAX));
+}
+
+static void FN(log_softmax_grad)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    FN(each_group)(args, begin, end, scratch, GRADIENT_PLAN, FN(log_softmax_grad_rows), FN(log_softmax_grad_columns));
 }
