@@ -54,12 +54,11 @@
 #define MOST_GRAD     0x1p58f   /* gradients below this may be taken times E_FACTOR */
 
 /* From tools/exp_constants.py: exp(t) within 0.046 ULP for |t| <= 0.375; highest power first. */
-#define LOG2E  0x1.715476p+0f
-#define LN2    0x1.62e43p-1f
-#define LN2_HI 0x1.62e43p-1f
-#define LN2_LO -0x1.05c61p-29f
-#define EXP_POLYNOMIAL                                                                                                 \
-    { 0x1.69867ep-10f, 0x1.126af8p-7f, 0x1.555acep-5f, 0x1.55544cp-3f, 0x1.fffff8p-2f, 1, 1 }
+#define LOG2E          0x1.715476p+0f
+#define LN2            0x1.62e43p-1f
+#define LN2_HI         0x1.62e43p-1f
+#define LN2_LO         -0x1.05c61p-29f
+#define EXP_POLYNOMIAL {0x1.69867ep-10f, 0x1.126af8p-7f, 0x1.555acep-5f, 0x1.55544cp-3f, 0x1.fffff8p-2f, 1, 1}
 
 /* Totals of chunks, added in order: a float64 holds the sum of float32 lanes to well below 1 ULP. */
 FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {

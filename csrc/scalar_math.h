@@ -24,18 +24,23 @@
 #define FSM_LN2_HI 0x1.62e42fecp-1
 #define FSM_LN2_LO 0x1.d1cf79abc9e3bp-32
 #define FSM_EXP_POLYNOMIAL                                                                                             \
-    {                                                                                                                  \
-        0x1.ad6a481ef5ebcp-26, 0x1.28cf8f2f806fp-22, 0x1.71df6e4a0e59p-19, 0x1.a01973d3e0058p-16,                      \
-            0x1.a01a00eb2136ap-13, 0x1.6c16c192a5c19p-10, 0x1.1111111139c4dp-7, 0x1.555555554c555p-5,                  \
-            0x1.5555555555496p-3, 0x1.0000000000015p-1, 1, 1                                                           \
-    }
+    {0x1.ad6a481ef5ebcp-26,                                                                                            \
+     0x1.28cf8f2f806fp-22,                                                                                             \
+     0x1.71df6e4a0e59p-19,                                                                                             \
+     0x1.a01973d3e0058p-16,                                                                                            \
+     0x1.a01a00eb2136ap-13,                                                                                            \
+     0x1.6c16c192a5c19p-10,                                                                                            \
+     0x1.1111111139c4dp-7,                                                                                             \
+     0x1.555555554c555p-5,                                                                                             \
+     0x1.5555555555496p-3,                                                                                             \
+     0x1.0000000000015p-1,                                                                                             \
+     1,                                                                                                                \
+     1}
 
 /* From tools/log_constants.py: log((1+s)/(1-s)) = s*(2 + R(s^2)) within 0.006 ULP; of R, highest power first. */
 #define FSM_LOG_POLYNOMIAL                                                                                             \
-    {                                                                                                                  \
-        0x1.2f13556b0aa5bp-3, 0x1.39a06e3a8cba5p-3, 0x1.74664aec051a8p-3, 0x1.c71c51d33059dp-3, 0x1.249249422e3c9p-2,  \
-            0x1.999999997f9dp-2, 0x1.5555555555593p-1, 0                                                               \
-    }
+    {0x1.2f13556b0aa5bp-3, 0x1.39a06e3a8cba5p-3, 0x1.74664aec051a8p-3, 0x1.c71c51d33059dp-3,                           \
+     0x1.249249422e3c9p-2, 0x1.999999997f9dp-2,  0x1.5555555555593p-1, 0}
 
 FSM_INLINE_ uint64_t fsm_f64_bits(double x) {
     uint64_t bits;

@@ -21,34 +21,74 @@ FSM_INLINE FN(reach) FN(reach_join)(FN(reach) a, FN(reach) b) {
     return (FN(reach)){vec_max(a.grad, b.grad), vec_min(a.low, b.low), vec_max(a.high, b.high)};
 }
 
-/* y * E_FACTOR, y >= 0. A subnormal y has its bits read as an integer: with an exponent field above them they are a
- * normal number, too large by what the field alone stands for. */
-FSM_INLINE vec FN(scale)(vec y) {
-    const vec normal = vec_mul(vec_flush(y), vec_set1(E_FACTOR));
-    const vec subnormal = vec_sub(vec_bits_sub(vec_abs(y), vec_set1(MINUS_E_FIELD)), vec_set1(E_FACTOR * MIN_NORMAL));
-    return vec_select_lt(vec_abs(y), vec_set1(MIN_NORMAL), subnormal, normal);
+/* `count` <= 4 blocks of y >= 0, times E_FACTOR. A subnormal y has its bits read as an integer: with an exponent field
+ * above them they are a normal number, too large by what the field alone stands for. */
+FSM_OUTLINE_ void FN(scale_subnormal)(vec *y, int count) {
+    const vec too_large = vec_set1(E_FACTOR * MIN_NORMAL);
+    for (int i = 0; i < count; i++) {
+        const vec normal = vec_mul(vec_flush(y[i]), vec_set1(E_FACTOR));
+        const vec subnormal = vec_sub(vec_bits_sub(vec_abs(y[i]), vec_set1(MINUS_E_FIELD)), too_large);
+        y[i] = vec_select_lt(vec_abs(y[i]), vec_set1(MIN_NORMAL), subnormal, normal);
+    }
 }
 
-/* v / E_FACTOR, rounded once, as a quotient is (math.h), but of either sign; NaN for what is not finite. */
-FSM_INLINE vec FN(unscale)(vec v) {
-    const real_bits nan_bits = QUIET_NAN_BITS;
-    real nan;
-    memcpy(&nan, &nan_bits, sizeof nan);
-    const vec unit = vec_set1(E_FACTOR * MIN_NORMAL / 2);
-    const vec size = vec_abs(v), subnormal = vec_fma(size, vec_set1((real)0.5), unit);
-    const vec result = vec_bits_sub(vec_max(size, subnormal), unit);
-    const vec with_sign = vec_select_lt(v, vec_set1(0), vec_bits_sub(result, vec_set1((real)-0.0)), result);
-    return vec_select_lt(size, vec_set1((real)INFINITY), with_sign, vec_set1(nan));
+FSM_INLINE void FN(scale)(vec *y, const int count) {
+    vec least = y[0];
+    FSM_UNROLL
+    for (int i = 1; i < count; i++)
+        least = vec_min(least, y[i]);
+    if (vec_any_lt(least, vec_set1(MIN_NORMAL))) {
+        vec copy[4]; /* y itself stays in registers elsewhere */
+        for (int i = 0; i < count; i++)
+            copy[i] = y[i];
+        FN(scale_subnormal)(copy, count);
+        for (int i = 0; i < count; i++)
+            y[i] = copy[i];
+        return;
+    }
+    FSM_UNROLL
+    for (int i = 0; i < count; i++)
+        y[i] = vec_mul(y[i], vec_set1(E_FACTOR));
+}
+
+/* `count` <= 4 blocks of finite v / E_FACTOR, rounded once, as quotients are (math.h), but of either sign. */
+FSM_OUTLINE_ void FN(unscale_subnormal)(vec *v, int count) {
+    const vec zero = vec_set1(0), unit = vec_set1(E_FACTOR * MIN_NORMAL / 2), half = vec_set1((real)0.5);
+    for (int i = 0; i < count; i++) {
+        const vec size = vec_abs(v[i]);
+        const vec result = vec_bits_sub(vec_max(size, vec_fma(size, half, unit)), unit);
+        v[i] = vec_select_lt(v[i], zero, vec_bits_sub(result, vec_set1((real)-0.0)), result);
+    }
+}
+
+FSM_INLINE void FN(unscale)(vec *v, const int count) {
+    vec least = vec_abs(v[0]);
+    FSM_UNROLL
+    for (int i = 1; i < count; i++)
+        least = vec_min(least, vec_abs(v[i]));
+    if (vec_any_lt(least, vec_set1(E_FACTOR * MIN_NORMAL))) {
+        vec copy[4];
+        for (int i = 0; i < count; i++)
+            copy[i] = v[i];
+        FN(unscale_subnormal)(copy, count);
+        for (int i = 0; i < count; i++)
+            v[i] = copy[i];
+        return;
+    }
+    FSM_UNROLL
+    for (int i = 0; i < count; i++)
+        v[i] = vec_mul(v[i], vec_set1(1 / E_FACTOR));
 }
 
 /* ---- sums */
 
 /* Of 4 blocks of a lane; fewer are 0. */
-FSM_INLINE vec FN(gradient_terms)(const vec *grad, const vec *saved, FN(gradient) of) {
+FSM_INLINE vec FN(gradient_terms)(const vec *grad, vec *saved, FN(gradient) of) {
     if (of == FN(OF_LOG_SOFTMAX))
         return vec_add(vec_add(grad[0], grad[2]), vec_add(grad[1], grad[3]));
-    const vec even = vec_fma(grad[2], FN(scale)(saved[2]), vec_mul(grad[0], FN(scale)(saved[0])));
-    const vec odd = vec_fma(grad[3], FN(scale)(saved[3]), vec_mul(grad[1], FN(scale)(saved[1])));
+    FN(scale)(saved, 4);
+    const vec even = vec_fma(grad[2], saved[2], vec_mul(grad[0], saved[0]));
+    const vec odd = vec_fma(grad[3], saved[3], vec_mul(grad[1], saved[1]));
     return vec_add(even, odd);
 }
 
@@ -80,14 +120,24 @@ typedef struct {
     vec sum, beta;
 } FN(gradient_plan);
 
-FSM_INLINE vec FN(gradient_of)(vec grad, vec saved, FN(gradient_plan) plan, FN(gradient) of) {
-    if (of == FN(OF_SOFTMAX))
-        return FN(unscale)(vec_mul(vec_mul(vec_sub(grad, plan.sum), plan.beta), FN(scale)(saved)));
+/* `count` <= 4 blocks of results, in place of grad; saved is overwritten. */
+FSM_INLINE void FN(gradient_blocks)(vec *grad, vec *saved, const int count, FN(gradient_plan) plan, FN(gradient) of) {
     const vec zero = vec_set1(0);
-    const FN(beta) one = {1, 0, 0};
-    const vec e = FN(exp)(vec_flush(saved), FN(exp_frame_of)(zero, zero, one), false);
-    const vec minus_e = vec_sub(zero, e);
-    return FN(unscale)(vec_mul(vec_fma(minus_e, plan.sum, vec_mul(grad, vec_set1(E_FACTOR))), plan.beta));
+    if (of == FN(OF_SOFTMAX)) {
+        FN(scale)(saved, count);
+        FSM_UNROLL
+        for (int i = 0; i < count; i++)
+            grad[i] = vec_mul(vec_mul(vec_sub(grad[i], plan.sum), saved[i]), plan.beta);
+    } else {
+        const FN(beta) one = {1, 0, 0};
+        const FN(exp_frame) frame = FN(exp_frame_of)(zero, zero, one);
+        FSM_UNROLL
+        for (int i = 0; i < count; i++) {
+            const vec minus_e = vec_sub(zero, FN(exp)(vec_flush(saved[i]), frame, false));
+            grad[i] = vec_mul(vec_fma(minus_e, plan.sum, vec_mul(grad[i], vec_set1(E_FACTOR))), plan.beta);
+        }
+    }
+    FN(unscale)(grad, count);
 }
 
 /* ---- rows that are not ordinary */
@@ -129,9 +179,10 @@ static real FN(plain_result)(real grad, real saved, double sum, double temperatu
 }
 
 /* Whether a row, or each column, may be taken times E_FACTOR. A NaN shows in the sum. */
-FSM_INLINE_ bool FN(is_ordinary)(real grad, real low, real high, double sum, FN(gradient) of) {
+FSM_INLINE_ bool FN(is_ordinary)(const FN(group) * g, real grad, real low, real high, double sum, FN(gradient) of) {
+    const double limit = g->args->temperature < 1 ? MOST_GRAD * g->args->temperature : MOST_GRAD;
     const bool saved = of == FN(OF_SOFTMAX) ? low >= 0 && high < 2 : high < 1;
-    return saved && grad < MOST_GRAD && fabs(sum) < MOST_GRAD * (of == FN(OF_SOFTMAX) ? (double)E_FACTOR : 1);
+    return saved && grad < limit && fabs(sum) < limit * (of == FN(OF_SOFTMAX) ? (double)E_FACTOR : 1);
 }
 
 /* ---- rows */
@@ -143,6 +194,31 @@ FSM_INLINE_ const real *FN(chunk_of)(const FN(group) * g, int which, bool ready,
         return FN(in_place)(g, which, r, begin);
     FN(load)(g->args, which, fsm_row_across(g->row, g->args, r).at[which], begin, count, room);
     return room;
+}
+
+/* The second sweep of a chunk. y may be grad, or saved. */
+FSM_INLINE void FN(gradient_chunk)(const real *grad, const real *saved, real *y, ptrdiff_t n, FN(gradient_plan) plan,
+                                   FN(gradient) of) {
+    vec a[4], b[4];
+    ptrdiff_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        FSM_UNROLL
+        for (int k = 0; k < 4; k++) {
+            a[k] = vec_load(grad + i + k * LANES);
+            b[k] = vec_load(saved + i + k * LANES);
+        }
+        FN(gradient_blocks)(a, b, 4, plan, of);
+        FSM_UNROLL
+        for (int k = 0; k < 4; k++)
+            vec_store(y + i + k * LANES, a[k]);
+    }
+    for (; i < n; i += LANES) {
+        const ptrdiff_t left = n - i < LANES ? n - i : LANES;
+        a[0] = vec_load_n(grad + i, left, 0);
+        b[0] = vec_load_n(saved + i, left, 0);
+        FN(gradient_blocks)(a, b, 1, plan, of);
+        vec_store_n(y + i, left, a[0]);
+    }
 }
 
 FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
@@ -161,8 +237,8 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
             sum = FN(sum_merge)(sum, FN(gradient_sum_row)(grad, saved, count, &reach, of));
         }
         double total = sum.hi + sum.lo;
-        const bool ordinary =
-            FN(is_ordinary)(vec_hmax(reach.grad), -vec_hmax(vec_sub(zero, reach.low)), vec_hmax(reach.high), total, of);
+        const bool ordinary = FN(is_ordinary)(g, vec_hmax(reach.grad), -vec_hmax(vec_sub(zero, reach.low)),
+                                              vec_hmax(reach.high), total, of);
         if (!ordinary)
             total = FN(plain_sum)(g, r, of);
         const real factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
@@ -172,15 +248,10 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
             const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, grad_room);
             const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, saved_room);
             real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : grad_room;
-            ptrdiff_t i = 0;
-            for (; !ordinary && i < count; i++)
+            for (ptrdiff_t i = 0; !ordinary && i < count; i++)
                 y[i] = FN(plain_result)(grad[i], saved[i], total, args->temperature, of);
-            for (; i + LANES <= count; i += LANES)
-                vec_store(y + i, FN(gradient_of)(vec_load(grad + i), vec_load(saved + i), plan, of));
-            if (i < count)
-                vec_store_n(
-                    y + i, count - i,
-                    FN(gradient_of)(vec_load_n(grad + i, count - i, 0), vec_load_n(saved + i, count - i, 0), plan, of));
+            if (ordinary)
+                FN(gradient_chunk)(grad, saved, y, count, plan, of);
             if (!g->y_ready)
                 FN(store)(args, FSM_Y, fsm_row_across(g->row, args, r).at[FSM_Y], c, count, y);
         }
@@ -215,11 +286,56 @@ FSM_INLINE void FN(gradient_add_piece)(int tiles, FN(piece) grad, FN(piece) save
                 const bool there = at < grad.count;
                 a[step] = there ? vec_load(FN(in_piece)(grad, t, at)) : vec_set1(0);
                 b[step] = there ? vec_load(FN(in_piece)(saved, t, at)) : b[0];
+                if (there) {
+                    FN(prefetch_block)(FN(in_piece)(grad, t, at + 1));
+                    FN(prefetch_block)(FN(in_piece)(saved, t, at + 1));
+                }
                 all = FN(reach_join)(all, FN(reach_of)(a[step], b[step]));
             }
             reach[t] = all;
             lanes[t * LANES + i] = vec_acc_add(lanes[t * LANES + i], FN(gradient_terms)(a, b, of));
         }
+}
+
+/* What the second sweep needs of a tile. */
+typedef struct {
+    FN(gradient_plan) of_all;
+    bool all_ordinary, ordinary[LANES];
+    double totals[LANES]; /* of columns that are not ordinary */
+} FN(gradient_columns_plan);
+
+/* One block, of columns that are not all ordinary. */
+FSM_OUTLINE_ vec FN(plain_block)(vec grad, vec saved, const FN(gradient_columns_plan) * plan, double temperature,
+                                 FN(gradient) of) {
+    real from[LANES], of_saved[LANES], to[LANES];
+    vec_store(from, grad);
+    vec_store(of_saved, saved);
+    FN(gradient_blocks)(&grad, &saved, 1, plan->of_all, of);
+    vec_store(to, grad);
+    for (int j = 0; j < LANES; j++)
+        if (!plan->ordinary[j])
+            to[j] = FN(plain_result)(from[j], of_saved[j], plan->totals[j], temperature, of);
+    return vec_load(to);
+}
+
+/* The second sweep of `count` <= 4, a constant, blocks of a tile. */
+FSM_INLINE void FN(gradient_tile)(FN(piece) grad, FN(piece) saved, FN(piece) y, ptrdiff_t t, ptrdiff_t i,
+                                  const int count, const FN(gradient_columns_plan) * plan, double temperature,
+                                  FN(gradient) of) {
+    vec a[4], b[4];
+    FSM_UNROLL
+    for (int k = 0; k < count; k++) {
+        a[k] = vec_load(FN(in_piece)(grad, t, i + k));
+        b[k] = vec_load(FN(in_piece)(saved, t, i + k));
+        FN(prefetch_block)(FN(in_piece)(grad, t, i + k + 4));
+        FN(prefetch_block)(FN(in_piece)(saved, t, i + k + 4));
+    }
+    if (plan->all_ordinary)
+        FN(gradient_blocks)(a, b, count, plan->of_all, of);
+    FSM_UNROLL
+    for (int k = 0; k < count; k++)
+        vec_store(FN(in_piece)(y, t, i + k),
+                  plan->all_ordinary ? a[k] : FN(plain_block)(a[k], b[k], plan, temperature, of));
 }
 
 FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
@@ -229,9 +345,7 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
     real *grad_room = g->scratch, *saved_room = g->scratch + GRADIENT_ROOM;
     vec_acc *lanes = (vec_acc *)(g->scratch + 2 * GRADIENT_ROOM), sums[GRADIENT_TILES];
     FN(reach) reach[GRADIENT_TILES];
-    FN(gradient_plan) plans[GRADIENT_TILES];
-    double totals[GRADIENT_TILES][LANES];
-    bool ordinary[GRADIENT_TILES][LANES], all_ordinary[GRADIENT_TILES];
+    FN(gradient_columns_plan) columns[GRADIENT_TILES];
 
     for (int t = 0; t < g->tiles; t++)
         reach[t] = (FN(reach)){vec_set1(0), vec_set1(0), vec_set1(of == FN(OF_SOFTMAX) ? 0 : -1)};
@@ -259,15 +373,16 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
         vec_store(grad, reach[t].grad);
         vec_store(low, reach[t].low);
         vec_store(high, reach[t].high);
-        all_ordinary[t] = true;
+        FN(gradient_columns_plan) *plan = &columns[t];
+        plan->all_ordinary = true;
         for (int j = 0; j < LANES; j++) {
             const double total = hi[j] + lo[j];
-            ordinary[t][j] = FN(is_ordinary)(grad[j], low[j], high[j], total, of) || j >= FN(entries)(g, t);
-            all_ordinary[t] &= ordinary[t][j];
-            totals[t][j] = ordinary[t][j] ? total : FN(plain_sum)(g, t * LANES + j, of);
-            sum[j] = ordinary[t][j] ? (real)(total * (of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1)) : 0;
+            plan->ordinary[j] = j >= FN(entries)(g, t) || FN(is_ordinary)(g, grad[j], low[j], high[j], total, of);
+            plan->all_ordinary &= plan->ordinary[j];
+            plan->totals[j] = plan->ordinary[j] ? total : FN(plain_sum)(g, t * LANES + j, of);
+            sum[j] = plan->ordinary[j] ? (real)(total * (of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1)) : 0;
         }
-        plans[t] = (FN(gradient_plan)){vec_load(sum), vec_set1(g->beta.hi)};
+        plan->of_all = (FN(gradient_plan)){vec_load(sum), vec_set1(g->beta.hi)};
     }
     for (ptrdiff_t c = 0; c < n; c += PIECE) {
         const ptrdiff_t count = n - c < PIECE ? n - c : PIECE;
@@ -275,22 +390,13 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
         const FN(piece) saved = FN(gradient_piece)(g, FSM_SAVED, c, count, saved_room);
         const FN(piece) in_room = {(char *)grad_room, LANES * sizeof(real), g->pitch * (ptrdiff_t)sizeof(real), count};
         const FN(piece) y = in_place ? FN(piece_in_place)(g, FSM_Y, c, count) : in_room;
-        for (ptrdiff_t i = 0; i < count; i++)
-            for (int t = 0; t < g->tiles; t++) {
-                const vec a = vec_load(FN(in_piece)(grad, t, i)), b = vec_load(FN(in_piece)(saved, t, i));
-                vec result = FN(gradient_of)(a, b, plans[t], of);
-                if (!all_ordinary[t]) {
-                    real from[LANES], of_saved[LANES], to[LANES];
-                    vec_store(from, a);
-                    vec_store(of_saved, b);
-                    vec_store(to, result);
-                    for (int j = 0; j < LANES; j++)
-                        if (!ordinary[t][j])
-                            to[j] = FN(plain_result)(from[j], of_saved[j], totals[t][j], args->temperature, of);
-                    result = vec_load(to);
-                }
-                vec_store(FN(in_piece)(y, t, i), result);
-            }
+        ptrdiff_t i = 0;
+        for (; i + 4 <= count; i += 4)
+            for (int t = 0; t < g->tiles; t++)
+                FN(gradient_tile)(grad, saved, y, t, i, 4, &columns[t], args->temperature, of);
+        for (; i < count; i++)
+            for (int t = 0; t < g->tiles; t++)
+                FN(gradient_tile)(grad, saved, y, t, i, 1, &columns[t], args->temperature, of);
         if (!in_place)
             FN(store_columns)(args, FSM_Y, g->row.at[FSM_Y], c, count, g->rows, grad_room, g->pitch);
     }
@@ -299,8 +405,7 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
 /* ---- the two */
 
 #define GRADIENT_PLAN                                                                                                  \
-    ((FN(plan)){                                                                                                       \
-        .hold = false, .room = GRADIENT_ROOM, .tiles = GRADIENT_TILES, .piece = PIECE, .most_rows = PTRDIFF_MAX})
+    ((FN(plan)){.hold_rows = false, .room = GRADIENT_ROOM, .tiles = GRADIENT_TILES, .most_rows = PTRDIFF_MAX})
 
 static void FN(softmax_grad_rows)(const FN(group) * g) {
     FN(gradient_rows)(g, FN(OF_SOFTMAX));
