@@ -104,6 +104,10 @@ def gradient(
 ) -> Any:
     """A gradient from `grad` and the forward result, both of the shape of the result."""
     threads = 0 if num_threads is None else _check.num_threads(num_threads)
+    if type(temperature) is float and temperature == 1.0:
+        done = _core.normalize(OPS[name], grad, axis, out, threads, saved)
+        if done is not None:
+            return done
     a, b = _check.array(name, "grad", grad), _check.array(name, parameter, saved)
     _check.same_shape("grad", a, parameter, b)
     axes = _check.axes(axis, a.ndim)

@@ -130,19 +130,20 @@ F32, F64, LONGDOUBLE = FSM_F32, FSM_F64, FSM_F64 + 1
 """What the arithmetic can be done in."""
 
 
-def normalize(int op, x, axis_of_x, out, int threads):
+def normalize(int op, x, axis_of_x, out, int threads, saved=None):
     """The quick way for operation number `op`, whose result has the shape of x, along one axis or over all, into `out`
-    or, if that is None, a new array.
+    or, if that is None, a new array. `saved`: of a gradient, what was the forward result.
 
     `threads`: how many may work on it, 0 for what num_threads() says.
 
     Returns None, and has done nothing, if the arguments are not plain arrays that a kernel can take as they
-    are: native float32 or float64, one dtype and shape, `out` writeable and either x itself or apart from it, with no
-    element twice.
+    are: native float32 or float64, one dtype and shape, `out` writeable and either x (or `saved`) itself or apart
+    from it, with no element twice.
     """
-    cdef cnp.ndarray a, y
+    cdef cnp.ndarray a, b, y
     cdef int dtype, axis
     cdef fsm_args args
+    cdef bint contiguous
     cdef bint joined[FSM_MAX_DIMS]
 
     if not is_plain(x, axis_of_x, &axis):
@@ -164,19 +165,31 @@ def normalize(int op, x, axis_of_x, out, int threads):
     else:
         return None
 
+    contiguous = cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(y)
+    if saved is not None:
+        if type(saved) is not cnp.ndarray:
+            return None
+        b = <cnp.ndarray>saved
+        if (cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(a) or not cnp.PyArray_ISNOTSWAPPED(b)
+                or not cnp.PyArray_SAMESHAPE(a, b) or overlaps(b, y)):
+            return None
+        contiguous = contiguous and cnp.PyArray_IS_C_CONTIGUOUS(b)
+
     if cnp.PyArray_SIZE(a) == 0:
         return y
     begin(&args)
     operand(&args, FSM_X, a, FSM_STORAGE_f32 if dtype == FSM_F32 else FSM_STORAGE_f64)
     operand(&args, FSM_Y, y, args.operands[FSM_X].storage)
-    if axis < 0 and cnp.PyArray_IS_C_CONTIGUOUS(y):
+    if saved is not None:
+        operand(&args, FSM_SAVED, b, args.operands[FSM_X].storage)
+    if axis < 0 and contiguous:
         describe_rows(&args, cnp.PyArray_SIZE(a), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
-    elif axis == cnp.PyArray_NDIM(a) - 1 and cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(y):
+    elif axis == cnp.PyArray_NDIM(a) - 1 and contiguous:
         describe_rows(&args, cnp.PyArray_DIM(a, axis), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
     else:
         memset(joined, axis < 0, sizeof(joined))
         joined[max(axis, 0)] = True
-        describe(&args, a, y, None, None, None, None, joined)
+        describe(&args, a, y, None, None, None, saved, joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y
 
@@ -429,13 +442,13 @@ cdef void operand(fsm_args *args, int which, cnp.ndarray a, int storage) noexcep
 
 
 cdef void describe_rows(fsm_args *args, ptrdiff_t n, ptrdiff_t size, ptrdiff_t itemsize) noexcept:
-    """x and y as contiguous rows, one after the other."""
+    """The operands as contiguous rows, one after the other."""
     cdef int o
     args.n = args.length[0] = n
     args.axes = args.ndim = 1
     args.columns = 0
     args.shape[0] = size // n
-    for o in range(FSM_Y + 1):
+    for o in range(args.used):
         args.operands[o].step[0] = itemsize
         args.operands[o].stride[0] = args.operands[o].across = n * itemsize
 
