@@ -13,6 +13,8 @@ from fastsoftmax import _core
 SLOW_ISAS = ("scalar", "base")
 NORMALIZERS = ["softmax", "log_softmax"]  # of the shape of x
 REDUCTIONS = ["logsumexp", "logmeanexp", "softmax_entropy"]
+FORWARD = NORMALIZERS + REDUCTIONS
+GRADIENTS = {"softmax_grad": "softmax", "log_softmax_grad": "log_softmax"}  # and what they are the gradients of
 MAX_SUBNORMAL_UNITS = 2  # of softmax, in the smallest subnormal; the largest of them are as precise as normal numbers
 LONGDOUBLE_ULP = 8  # the bound of every operation in long double, of the same kind
 ABSENT = {"softmax": 0, "log_softmax": -np.inf, "logsumexp": -np.inf, "logmeanexp": np.nan, "softmax_entropy": 0}

@@ -51,12 +51,37 @@ def exact_softmax_entropy(x, axis=-1, *, where=None, temperature=1.0):
     return s.reduced(entropy)
 
 
+# ---- gradients, of the very forward result that is given
+
+
+def exact_softmax_grad(grad, y, axis=-1, *, temperature=1.0):
+    g, y, t, over = gradient_numbers(grad, y, axis, temperature)
+    with mpmath.workprec(BITS), np.errstate(all="ignore"):
+        return y * (g - over(g * y)) / t
+
+
+def exact_log_softmax_grad(grad, logp, axis=-1, *, temperature=1.0):
+    g, logp, t, over = gradient_numbers(grad, logp, axis, temperature)
+    with mpmath.workprec(BITS), np.errstate(all="ignore"):
+        return (g - exp(logp) * over(g)) / t
+
+
+def gradient_numbers(grad, saved, axis, temperature):
+    """The arguments as numbers of enough bits, and the sum over a slice."""
+    number = as_long if WIDE and np.result_type(grad, saved) != LONG else as_mpf
+    axes = tuple(joined_axes(axis, np.ndim(grad)))
+    g, saved, t = number(as_long(grad)), number(as_long(saved)), number(LONG(temperature))[()]
+    return g, saved, t, lambda terms: terms.sum(axes, keepdims=True)
+
+
 ORACLES = {
     "softmax": exact_softmax,
     "log_softmax": exact_log_softmax,
     "logsumexp": exact_logsumexp,
     "logmeanexp": exact_logmeanexp,
     "softmax_entropy": exact_softmax_entropy,
+    "softmax_grad": exact_softmax_grad,
+    "log_softmax_grad": exact_log_softmax_grad,
 }
 
 
@@ -73,7 +98,24 @@ def largest_term_of_logmeanexp(a, axis=None, *, where=None, keepdims=False):
     return s.reduced(lambda: np.maximum(np.maximum(abs(s.largest), abs(s.log)), s.log_count), keepdims)
 
 
-LARGEST_TERMS = {"logsumexp": largest_term_of_logsumexp, "logmeanexp": largest_term_of_logmeanexp}
+def largest_term_of_softmax_grad(grad, y, axis=-1, *, temperature=1.0):
+    g, y, t, over = gradient_numbers(grad, y, axis, temperature)
+    with mpmath.workprec(BITS), np.errstate(all="ignore"):
+        return abs(y) * np.maximum(abs(g), over(abs(g * y))) / t
+
+
+def largest_term_of_log_softmax_grad(grad, logp, axis=-1, *, temperature=1.0):
+    g, logp, t, over = gradient_numbers(grad, logp, axis, temperature)
+    with mpmath.workprec(BITS), np.errstate(all="ignore"):
+        return np.maximum(abs(g), exp(logp) * over(abs(g))) / t
+
+
+LARGEST_TERMS = {
+    "logsumexp": largest_term_of_logsumexp,
+    "logmeanexp": largest_term_of_logmeanexp,
+    "softmax_grad": largest_term_of_softmax_grad,
+    "log_softmax_grad": largest_term_of_log_softmax_grad,
+}
 
 
 # ---- what they share

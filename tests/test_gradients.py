@@ -2,24 +2,20 @@
 
 import functools
 
-import mpmath
 import numpy as np
 import pytest
 from conftest import running_on
-from contract import STORAGES, compute_of, listed
+from contract import GRADIENTS, LONGDOUBLE_ULP, STORAGES, compute_of, listed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import BITS, LONG, WIDE, as_long, as_mpf, assert_same_bits, exp, joined_axes, ulp_error
-from rows import LENGTHS, adversarial, breakers, confident, ordinary, short
+from reference import LARGEST_TERMS, LONG, ORACLES, WIDE, as_long, assert_same_bits, ulp_error
+from rows import breakers, confident, ordinary, short
 
 import fastsoftmax as fs
 from fastsoftmax import _core
 
-FORWARD = {"softmax_grad": "softmax", "log_softmax_grad": "log_softmax"}
-INF = np.inf
 
-
-@pytest.fixture(params=FORWARD)
+@pytest.fixture(params=GRADIENTS)
 def gradient(request):
     return request.param
 
@@ -29,30 +25,19 @@ def call(name, grad, saved, axis=-1, **options):
 
 
 def saved_for(name, x, axis=-1, **options):
-    return getattr(fs, FORWARD[name])(x, axis, **options)
+    return getattr(fs, GRADIENTS[name])(x, axis, **options)
 
 
-def exact(name, grad, saved, axis=-1, temperature=1.0):
-    """The gradient of the very bits that are given, and the largest of the terms that it is the sum of."""
-    number = as_long if WIDE and grad.dtype != LONG else as_mpf
-    axes = tuple(joined_axes(axis, grad.ndim))
-    with mpmath.workprec(BITS), np.errstate(all="ignore"):
-        g, s = number(as_long(grad)), number(as_long(saved))
-        t = LONG(temperature) if g.dtype != object else mpmath.mpf(float(temperature))
-        if name == "softmax_grad":
-            value = s * (g - (g * s).sum(axes, keepdims=True))
-            largest = s * np.maximum(abs(g), (abs(g) * s).sum(axes, keepdims=True))
-        else:
-            p = exp(s)
-            value = g - p * g.sum(axes, keepdims=True)
-            largest = np.maximum(abs(g), p * abs(g).sum(axes, keepdims=True))
-        return value / t, largest / t
+def exact(name, grad, saved, axis=-1, **options):
+    """The exact gradient, and the largest term of it."""
+    return ORACLES[name](grad, saved, axis, **options), LARGEST_TERMS[name](grad, saved, axis, **options)
 
 
 def check(name, grad, saved, axis=-1, message="", **options):
     got = call(name, grad, saved, axis, **options)
     value, largest = exact(name, grad, saved, axis, **options)
-    assert ulp_error(got, value, largest).max(initial=0) <= _core.ops()[name][0], message
+    max_ulp = LONGDOUBLE_ULP if got.dtype == LONG else _core.ops()[name][0]
+    assert ulp_error(got, value, largest).max(initial=0) <= max_ulp, message
     return got
 
 
@@ -110,3 +95,162 @@ def test_every_isa_gives_the_bits_of_scalar(isa, dtype, gradient):
         with running_on("scalar"):
             expected = call(gradient, g, saved)
         assert_same_bits(call(gradient, g, saved), expected, message)
+
+
+# ---- what they are
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, None, (0, 2)])
+def test_finite_differences(isa, gradient, axis):
+    """The derivative of the forward function along a direction (forward mode), and against one (reverse mode)."""
+    rng = np.random.default_rng(0)
+    x, direction, back = (rng.standard_normal((5, 7, 4)).astype(LONG) for _ in range(3))
+    for temperature in (1.0, 0.7):
+        forward = functools.partial(getattr(fs, GRADIENTS[gradient]), axis=axis, temperature=temperature)
+        h = 2.0**-20
+        slope = (forward(x + h * direction) - forward(x - h * direction)) / (2 * h)
+        got = call(gradient, back.astype(np.float64), forward(x).astype(np.float64), axis, temperature=temperature)
+        np.testing.assert_allclose((got * direction).sum(), (back * slope).sum(), rtol=1e-9)
+        if gradient == "softmax_grad":  # the Jacobian is symmetric
+            y = forward(x).astype(np.float64)
+            forward_mode = fs.softmax_grad(direction.astype(np.float64), y, axis, temperature=temperature)
+            np.testing.assert_allclose(forward_mode, slope.astype(np.float64), rtol=1e-8, atol=1e-11)
+
+
+def test_known_values(isa, dtype):
+    y = np.array([0.25, 0.25, 0.5], dtype)
+    assert_same_bits(fs.softmax_grad(np.array([1, 0, 0], dtype), y), np.array([0.1875, -0.0625, -0.125], dtype))
+    assert_same_bits(
+        fs.softmax_grad(np.array([1, 0, 0], dtype), y, temperature=0.5), np.array([0.375, -0.125, -0.25], dtype)
+    )
+    got = fs.log_softmax_grad(np.array([-1, 0, 0], dtype), np.log(y))
+    np.testing.assert_allclose(got, [-0.75, 0.25, 0.5], rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1e-3, 1e3, 1e-200, 1e200])
+def test_temperature(isa, dtype, gradient, temperature):
+    rng = np.random.default_rng(0)
+    x, g = (rng.standard_normal((4, 300)) * 3).astype(dtype), rng.standard_normal((4, 300)).astype(dtype)
+    check(gradient, g, saved_for(gradient, x), temperature=temperature)
+
+
+# ---- any array
+
+
+@pytest.mark.parametrize("first", STORAGES)
+@pytest.mark.parametrize("second", ["float16", "bfloat16", "float32", "swapped float64", "longdouble", "int8"])
+def test_dtypes(gradient, first, second):
+    rng = np.random.default_rng(0)
+    g = (rng.random((6, 40)) * 3).astype(STORAGES[first])
+    saved = rng.random((6, 40))
+    saved = (saved / saved.sum(1, keepdims=True) * (3 if second == "int8" else 1)).astype(STORAGES[second])
+    for axis in (0, 1):
+        try:
+            result = np.result_type(g.dtype, saved.dtype)
+        except np.exceptions.DTypePromotionError:  # a 16-bit float and what it does not promote with
+            result = np.dtype(np.float64)
+        got = call(gradient, g, saved, axis)
+        assert got.dtype == (result.newbyteorder("=") if result.kind in "fV" else np.float64)
+        compute = compute_of(got.dtype)
+        expected = call(gradient, g.astype(compute), saved.astype(compute), axis)
+        assert_same_bits(got, expected.astype(got.dtype))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_any_layout_gives_the_bits_of_contiguous_rows(data):
+    name = data.draw(st.sampled_from(list(GRADIENTS)))
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    shape = data.draw(st.sampled_from([(3, 5, 7), (40, 33), (2, 300, 3), (1, 1, 70), (65, 2), (4, 0, 3)]))
+    axis = data.draw(st.sampled_from([*range(len(shape)), None, (0, 1)]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    g = (rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 3)).astype(dtype)
+    saved = saved_for(name, (rng.standard_normal(shape) * rng.choice([1, 30])).astype(dtype), axis)
+    expected = call(name, g, saved, axis)
+    arrays = []
+    for a in (g, saved, np.empty_like(g)):
+        order = data.draw(st.permutations(range(a.ndim)))
+        steps = data.draw(st.tuples(*[st.sampled_from([1, 2, -1]) for _ in shape]))
+        room = np.zeros([shape[i] * abs(steps[i]) for i in order], dtype)
+        view = room.transpose(np.argsort(order))[tuple(slice(None, None, s) for s in steps)]
+        view[...] = a
+        arrays.append(view)
+    moved_g, moved_saved, out = arrays
+    assert_same_bits(call(name, moved_g, moved_saved, axis), expected)
+    assert call(name, moved_g, moved_saved, axis, out=out) is out
+    assert_same_bits(out, expected)
+    threads = data.draw(st.sampled_from([1, 2, 3]))
+    in_place = data.draw(st.sampled_from([moved_g, moved_saved]))
+    assert call(name, moved_g, moved_saved, axis, out=in_place, num_threads=threads) is in_place
+    assert_same_bits(in_place, expected)
+
+
+def test_out_that_overlaps(gradient):
+    rng = np.random.default_rng(0)
+    room = rng.random((3, 50))
+    for g, saved, out in (
+        (room[:2], room[1:], room[:2]),
+        (room[:2], room[:2], room[1:]),
+        (room[1:], room[:2, ::-1], room[:2]),
+        (room[:, :20], room[:, 10:30], room[:, 5:25]),
+    ):
+        before = room.copy()
+        expected = call(gradient, g.copy(), saved.copy())
+        call(gradient, g, saved, out=out)
+        assert_same_bits(out, expected)
+        room[...] = before
+
+
+# ---- what is not ordinary
+
+
+def test_special_values(isa, dtype, gradient):
+    """A row with a NaN, an infinity or a saved number that is no probability is computed as it is written."""
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal((64, 40)).astype(dtype)
+    saved = saved_for(gradient, rng.standard_normal((64, 40)).astype(dtype))
+    expected = call(gradient, g, saved)
+    specials = {3: np.nan, 7: np.inf, 11: -np.inf}
+    for row, value in specials.items():
+        for which in (0, 1):
+            changed = [g.copy(), saved.copy()]
+            changed[which][row, 5] = value
+            got = call(gradient, *changed)
+            with np.errstate(all="ignore"):
+                a, s = (c[row].astype(LONG) for c in changed)
+                plain = s * (a - (a * s).sum()) if gradient == "softmax_grad" else a - np.exp(s) * a.sum()
+            np.testing.assert_allclose(got[row].astype(LONG), plain.astype(dtype).astype(LONG), rtol=1e-5, atol=1e-30)
+            others = np.arange(64) != row
+            assert_same_bits(got[others], expected[others])
+            columns = call(gradient, *(np.ascontiguousarray(c.T) for c in changed), 0)
+            assert_same_bits(columns.T, got)
+
+
+def test_nothing_comes_back_where_nothing_is(isa, dtype):
+    y = np.zeros((3, 40), dtype)
+    y[:, 7] = 1
+    g = np.random.default_rng(0).standard_normal((3, 40)).astype(dtype)
+    assert_same_bits(fs.softmax_grad(g, y), np.zeros((3, 40), dtype))
+    assert_same_bits(fs.softmax_grad(g, np.zeros((3, 40), dtype)), np.zeros((3, 40), dtype))
+
+
+# ---- errors
+
+
+def test_errors(gradient):
+    g, y = np.zeros((3, 4)), np.zeros((3, 4))
+    other = "y" if gradient == "softmax_grad" else "logp"
+    with pytest.raises(ValueError, match=rf"{other} has shape \(3, 5\), expected that of grad, \(3, 4\)."):
+        call(gradient, g, np.zeros((3, 5)))
+    with pytest.raises(np.exceptions.AxisError):
+        call(gradient, g, y, 2)
+    with pytest.raises(ValueError, match="out"):
+        call(gradient, g, y, out=np.zeros((3, 5)))
+    with pytest.raises(TypeError, match="out"):
+        call(gradient, g, y, out=np.zeros((3, 4), int))
+    with pytest.raises(ValueError, match="temperature must be > 0"):
+        call(gradient, g, y, temperature=0)
+    with pytest.raises(TypeError, match="complex"):
+        call(gradient, g, y.astype(complex))
+    with pytest.raises(ValueError, match="num_threads"):
+        call(gradient, g, y, num_threads=0)

@@ -3,6 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
+from contract import GRADIENTS
 from mpmath import mpf
 from reference import LARGEST_TERMS, LONG, ORACLES, as_mpf, assert_same_bits, exact_logsumexp, ulp_error
 from rows import confident
@@ -66,7 +67,7 @@ def worst(op, row, temperature=1.0):
         return max(abs((a - b) / c) if abs(c) > ZERO else abs(a - b) for a, b, c in triples)
 
 
-@pytest.mark.parametrize("op", ORACLES)
+@pytest.mark.parametrize("op", TEXTBOOK)
 @pytest.mark.parametrize("start", ["f4", "f8", "g"])
 def test_against_mpmath(op, start):
     limit = 2.0**-180 if start == "g" else 2.0**-61
@@ -82,7 +83,7 @@ def test_temperature_against_mpmath(op, temperature):
             assert worst(op, row, temperature) < 2.0**-61, row
 
 
-@pytest.mark.parametrize("op", ORACLES)
+@pytest.mark.parametrize("op", TEXTBOOK)
 def test_long_rows_against_mpmath(op):
     """The error of longdouble sums."""
     row = (np.random.default_rng(4).standard_normal((1, 10_000)) * 4).astype(LONG)
@@ -102,6 +103,25 @@ def test_weighted_sums_against_mpmath():
             exact = mpmath.log(abs(total))
         assert abs(as_mpf(value) - exact) < 2.0**-58  # as much as cancels here
         assert sign == np.sign(float(total))
+
+
+@pytest.mark.parametrize("op", GRADIENTS)
+@pytest.mark.parametrize("start", ["f4", "f8", "g"])
+def test_gradients_against_mpmath(op, start):
+    rng = np.random.default_rng(6)
+    for row in rows_of("f4" if start == "f4" else "f8"):
+        grad = (rng.standard_normal(len(row)) * 10.0 ** rng.integers(-9, 9)).astype(start)
+        saved = np.asarray(ORACLES[GRADIENTS[op]](row), dtype=LONG).astype(start)
+        with mpmath.workprec(TEXTBOOK_BITS):
+            g, s = as_mpf(grad), as_mpf(saved)
+            if op == "softmax_grad":
+                total = mpmath.fsum(g * s)
+                exact = [b * (a - total) for a, b in zip(g, s, strict=True)]
+            else:
+                total = mpmath.fsum(g)
+                exact = [a - mpmath.exp(b) * total for a, b in zip(g, s, strict=True)]
+            error = abs(as_mpf(ORACLES[op](grad, saved)) - np.array(exact, object))
+            assert all(error <= as_mpf(LARGEST_TERMS[op](grad, saved)) * 2.0**-60), row
 
 
 def test_special_rows():

@@ -146,6 +146,8 @@ FSM_INLINE void FN(gradient_blocks)(vec *grad, vec *saved, const int count, FN(g
 FSM_INLINE_ double FN(plain_factor)(real saved, FN(gradient) of) {
     if (of == FN(OF_SOFTMAX))
         return saved;
+    if (saved > 709)
+        return INFINITY;
     return saved > -800 ? fsm_exp(saved) : saved <= -800 ? 0 : saved;
 }
 
