@@ -37,6 +37,7 @@
 
 /* The format. */
 #define MIN_NORMAL     0x1p-126f
+#define MANTISSA_BITS  23
 #define QUIET_NAN_BITS UINT32_C(0x7fc00000)
 #define real_bits      uint32_t
 
@@ -48,10 +49,13 @@
 #define ROUND_TO_INT  0x1.8p23f /* added to a number, leaves its integer in the low bits */
 #define LOWEST        173       /* e is 0 from 2^-173 of the row's power of two down (kernels/math.h) */
 #define EXP_SCALE     0x1p18f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
-#define Y_UNIT        0x1p-7f   /* 120 in the exponent field */
-#define E_FACTOR      0x1p64f   /* of e */
-#define MINUS_E_FIELD -0x1p64f  /* its bits are those of no number with 65 in the exponent field, negated */
-#define MOST_GRAD     0x1p58f   /* gradients below this may be taken times E_FACTOR */
+#define Y_UNIT        0x1p-7f   /* Y_POWER in the exponent field */
+#define Y_POWER       120
+#define LEAST_SHARE   -130     /* factors of quotients: their exponents, from here ... */
+#define MOST_SHARE    100      /* ... to here */
+#define E_FACTOR      0x1p64f  /* of e */
+#define MINUS_E_FIELD -0x1p64f /* its bits are those of no number with 65 in the exponent field, negated */
+#define MOST_GRAD     0x1p58f  /* gradients below this may be taken times E_FACTOR */
 
 /* From tools/exp_constants.py: exp(t) within 0.046 ULP for |t| <= 0.375; highest power first. */
 #define LOG2E          0x1.715476p+0f
@@ -65,9 +69,9 @@ FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
     return (fsm_sum){a.hi + b.hi, 0};
 }
 
-/* What multiplies e to give y: 2^120/S as hi + lo. */
-FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, real *hi, real *lo) {
-    double r = 0x1p120 / sum.hi;
+/* What multiplies e to give factor*y: factor * 2^120/S as hi + lo. */
+FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, double factor, real *hi, real *lo) {
+    double r = 0x1p120 / sum.hi * factor;
     *hi = (float)r;
     *lo = (float)(r - *hi);
 }

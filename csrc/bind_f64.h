@@ -39,6 +39,7 @@
 
 /* The format. */
 #define MIN_NORMAL     0x1p-1022
+#define MANTISSA_BITS  52
 #define QUIET_NAN_BITS UINT64_C(0x7ff8000000000000)
 #define real_bits      uint64_t
 
@@ -50,7 +51,10 @@
 #define ROUND_TO_INT  0x1.8p52 /* added to a number, leaves its integer in the low bits */
 #define LOWEST        1100     /* e is 0 from 2^-1100 of the row's power of two down (kernels/math.h) */
 #define EXP_SCALE     0x1p123  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
-#define Y_UNIT        0x1p-703 /* 320 in the exponent field */
+#define Y_UNIT        0x1p-703 /* Y_POWER in the exponent field */
+#define Y_POWER       320
+#define LEAST_SHARE   -1000    /* factors of quotients: their exponents, from here ... */
+#define MOST_SHARE    300      /* ... to here */
 #define E_FACTOR      0x1p200  /* of e */
 #define MINUS_E_FIELD -0x1p824 /* its bits are those of a number with 201 in the exponent field, negated */
 #define MOST_GRAD     0x1p400  /* gradients below this may be taken times E_FACTOR */
@@ -67,13 +71,13 @@ FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
     return fsm_two_sum(a, b);
 }
 
-/* What multiplies e to give y: 2^320/S as hi + lo. */
-FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, real *hi, real *lo) {
+/* What multiplies e to give factor*y: factor * 2^320/S as hi + lo. */
+FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, double factor, real *hi, real *lo) {
     double s = sum.hi + sum.lo;
     double rest = sum.lo - (s - sum.hi);
     if (fabs(rest) < s * 0x1p-110)
         rest = 0; /* too small to count; its products could be subnormal */
-    double r = 1 / s;
-    *hi = r * 0x1p320;
-    *lo = (fma(-s, r, 1) - rest * r) * *hi;
+    double r = 1 / s, y = r * 0x1p320;
+    *hi = y * factor;
+    *lo = fma(y, factor, -*hi) + (fma(-s, r, 1) - rest * r) * *hi;
 }

@@ -81,9 +81,23 @@ enum {
     FSM_MASK,   /* bool: which elements take part */
     FSM_WEIGHT, /* factors of the exponentials; those that are 0 take no part */
     FSM_SIGN,   /* a second result: the sign of a weighted sum */
-    FSM_SAVED,  /* of a gradient: the forward result; x is then what came back */
+    FSM_SAVED,  /* of a gradient: the forward result; x is then what came back, but of logsumexp_grad */
+    FSM_GRAD,   /* what came back to logsumexp: one element a row */
+    FSM_TARGET, /* of a loss: integers, one a row, or probabilities of the shape of x */
+    FSM_CLASS_WEIGHT,
+    FSM_LOSS, /* a second result: float64 (of long double: long double), one a row */
     FSM_OPERANDS
 };
+
+/* What a loss is made of (kernels/cross_entropy.h). */
+typedef struct {
+    double scale;         /* of every row's gradient */
+    double own, uniform;  /* 1 - smoothing, and smoothing / classes */
+    double z;             /* factor of the square of logsumexp(x) */
+    double softcap;       /* x is softcap * tanh(x / softcap); 0: x itself */
+    bool ignores;         /* rows whose target is ... */
+    int64_t ignore_index; /* ... this */
+} fsm_loss;
 
 /* Every row of the arrays: the elements that are joined, in C order of the axes that are joined. */
 typedef struct {
@@ -103,6 +117,7 @@ typedef struct {
     double temperature;       /* x / temperature is what counts */
     bool zero_if_all_neg_inf; /* what rows of -inf give: the result for a masked element, or NaN */
     double flush_below;       /* results of softmax below this become 0 (long double, which it cannot hold: if > 0) */
+    fsm_loss loss;
 } fsm_args;
 
 /* Computes work units [begin, end): rows, or strips of FSM_STRIP(dtype) columns, in C order of the other dimensions.

@@ -64,6 +64,17 @@ static void FN(load)(const fsm_args *args, int which, char *row, ptrdiff_t begin
     }
 }
 
+/* Element i of an operand's row at `row`. */
+FSM_INLINE_ real FN(element)(const fsm_args *args, int which, char *row, ptrdiff_t i) {
+    const fsm_operand *operand = &args->operands[which];
+    real number;
+    if (operand->storage == STORED_REAL && !operand->swapped && args->axes == 1)
+        memcpy(&number, row + i * operand->step[0], sizeof number);
+    else
+        FN(load)(args, which, row, i, 1, &number);
+    return number;
+}
+
 /* Copies `count` numbers, with `blank` where the mask says that an element takes no part. x may be `to`. */
 FSM_INLINE_ void FN(copy_parts)(const uint8_t *takes_part, ptrdiff_t count, const real *x, real *to, real blank) {
     for (ptrdiff_t i = 0; i < count; i++) {

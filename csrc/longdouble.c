@@ -138,6 +138,20 @@ static void load_operand(row *r, int which, long double *to) {
     convert(r->args->operands[which].storage, r->raw, r->count, to);
 }
 
+/* One element of an operand. */
+static long double element(const row *r, int which, ptrdiff_t i) {
+    char raw[sizeof(long double)];
+    long double value;
+    fsm_gather(r->args, which, r->at.row.at[which], i, 1, raw);
+    convert(r->args->operands[which].storage, raw, 1, &value);
+    return value;
+}
+
+static long double cap(const row *r, long double x) {
+    const long double softcap = r->args->loss.softcap;
+    return softcap > 0 ? softcap * tanhl(x / softcap) : x;
+}
+
 /* The chunk from `begin` on; false beyond the end of the row. */
 static bool load(row *r, ptrdiff_t begin) {
     const fsm_operand *operands = r->args->operands;
@@ -147,6 +161,8 @@ static bool load(row *r, ptrdiff_t begin) {
     r->begin = begin;
     r->count = left < FSM_CHUNK ? left : FSM_CHUNK;
     load_operand(r, FSM_X, r->x);
+    for (ptrdiff_t i = 0; r->args->loss.softcap > 0 && i < r->count; i++)
+        r->x[i] = cap(r, r->x[i]);
     memset(r->takes_part, 1, sizeof r->takes_part);
     if (operands[FSM_MASK].data)
         fsm_gather(r->args, FSM_MASK, r->at.row.at[FSM_MASK], begin, r->count, (char *)r->takes_part);
@@ -400,6 +416,93 @@ static void softmax_grad(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, v
 
 static void log_softmax_grad(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     gradient(args, begin, end, scratch, true);
+}
+
+/* grad*softmax(x), or grad*exp(x - lse), where no x counts as more than lse. */
+static void logsumexp_grad(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const bool saved = args->operands[FSM_SAVED].data;
+    row *r = first_row(args, begin, scratch);
+    for (; begin < end; begin++, fsm_cursor_advance(&r->at, args, 1)) {
+        const long double grad = element(r, FSM_GRAD, 0), lse = saved ? element(r, FSM_SAVED, 0) : 0;
+        const summary s = saved ? (summary){0} : summarize(r, 1);
+        const bool none = !isfinite(grad) || !isfinite(lse) || s.flags || s.leader < 0;
+        for (ptrdiff_t c = 0; load(r, c); c += FSM_CHUNK) {
+            for (ptrdiff_t i = 0; i < r->count; i++) {
+                const long double x = r->x[i];
+                if (none)
+                    r->x[i] = NAN;
+                else if (saved)
+                    r->x[i] = grad * (x < lse ? term(from_max(x, lse, 1), 1, 0) : x >= lse ? 1 : x);
+                else
+                    r->x[i] = grad * (term(from_max(x, s.max, 1), 1, s.exponent) / s.sum);
+            }
+            store(r);
+        }
+    }
+}
+
+/* The coefficients c of kernels/cross_entropy.h, of the chunk that is loaded, in place of the weights. */
+static void load_c(row *r, ptrdiff_t named) {
+    const fsm_args *args = r->args;
+    const bool names = fsm_has_integers(&args->operands[FSM_TARGET]);
+    if (!names)
+        load_operand(r, FSM_TARGET, r->weight);
+    for (ptrdiff_t i = 0; i < r->count; i++) {
+        const long double q = names ? r->begin + i == named : r->weight[i];
+        r->weight[i] = args->loss.own * q + args->loss.uniform;
+        if (args->operands[FSM_CLASS_WEIGHT].data)
+            r->weight[i] *= element(r, FSM_CLASS_WEIGHT, r->begin + i);
+    }
+}
+
+static void cross_entropy(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const fsm_loss *loss = &args->loss;
+    row *r = first_row(args, begin, scratch);
+    for (; begin < end; begin++, fsm_cursor_advance(&r->at, args, 1)) {
+        ptrdiff_t named = -1;
+        bool ignored = false;
+        if (fsm_has_integers(&args->operands[FSM_TARGET])) {
+            named = (ptrdiff_t)fsm_integer(&args->operands[FSM_TARGET], r->at.row.at[FSM_TARGET]);
+            ignored = loss->ignores && named == loss->ignore_index;
+        }
+        const summary s = ignored ? (summary){0} : summarize(r, 1);
+        const bool none = s.flags || s.leader < 0;
+        const long double lse = s.max + s.tail;
+        pair others = {0, 0},
+             distance = {0, 0}; /* sums of the c of other classes than the named one, and of c*(m - x) */
+        for (ptrdiff_t c = 0; !ignored && !none && load(r, c); c += FSM_CHUNK) {
+            load_c(r, named);
+            for (ptrdiff_t i = 0; i < r->count; i++) {
+                const long double of_x = r->weight[i];
+                if (c + i != named)
+                    others = isfinite(others.hi) ? add(others, of_x) : (pair){others.hi + of_x, 0};
+                if (of_x != 0)
+                    distance = isfinite(distance.hi) ? add(distance, of_x * (s.max - r->x[i]))
+                                                     : (pair){distance.hi + of_x * (s.max - r->x[i]), 0};
+            }
+        }
+        long double own = 0;
+        if (named >= 0 && !ignored)
+            own = (loss->own + loss->uniform) *
+                  (args->operands[FSM_CLASS_WEIGHT].data ? element(r, FSM_CLASS_WEIGHT, named) : 1);
+        const long double other = others.hi + others.lo;
+        const long double value = distance.hi + distance.lo + (other + own) * s.tail + loss->z * lse * lse;
+        store_reduced(r, FSM_LOSS, ignored ? 0 : none ? NAN : value);
+        for (ptrdiff_t c = 0; args->operands[FSM_Y].data && load(r, c); c += FSM_CHUNK) {
+            load_c(r, named);
+            for (ptrdiff_t i = 0; i < r->count; i++) {
+                const long double x = r->x[i], slope = 2 * loss->z * lse;
+                const long double p = term(from_max(x, s.max, 1), 1, s.exponent) / s.sum;
+                long double y = (other + own + slope) * p - r->weight[i];
+                if (c + i == named)
+                    y = (other + slope) * p - own * (named == s.leader ? -expm1l(-s.tail) : 1 - p);
+                if (loss->softcap > 0)
+                    y *= 1 - (x / loss->softcap) * (x / loss->softcap);
+                r->x[i] = ignored ? 0 : none ? NAN : loss->scale * y;
+            }
+            store(r);
+        }
+    }
 }
 
 fsm_kernel *const fsm_longdouble_kernels[FSM_OPS] = {

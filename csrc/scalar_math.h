@@ -127,4 +127,14 @@ FSM_INLINE_ double fsm_exp(double x) {
     return fsm_select(x < -700, 0, y);
 }
 
+/* e^(2x) - 1 over e^(2x) + 1, the former as 2^n * (e^t - 1) + (2^n - 1). */
+FSM_INLINE_ double fsm_tanh(double x) {
+    static const double c[] = FSM_EXP_POLYNOMIAL;
+    const double round = 0x1.8p52 + 1023, size = fabs(x), a = 2 * fsm_select(size > 20, 20, size); /* 1 beyond 20 */
+    const double z = fma(a, FSM_LOG2E, round), n = z - round;
+    const double t = fma(n, -FSM_LN2_LO, fma(n, -FSM_LN2_HI, a)), power = fsm_f64_of_bits(fsm_f64_bits(z) << 52);
+    const double e = fma(power, t * fsm_polynomial(c, sizeof c / sizeof *c - 1, t), power - 1);
+    return copysign(e / (e + 2), x);
+}
+
 #endif

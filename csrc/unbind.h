@@ -34,6 +34,7 @@
 #undef vec_acc_fold
 #undef vec_acc_get
 #undef MIN_NORMAL
+#undef MANTISSA_BITS
 #undef QUIET_NAN_BITS
 #undef real_bits
 #undef STORED_REAL
@@ -42,6 +43,9 @@
 #undef LOWEST
 #undef EXP_SCALE
 #undef Y_UNIT
+#undef Y_POWER
+#undef LEAST_SHARE
+#undef MOST_SHARE
 #undef E_FACTOR
 #undef MINUS_E_FIELD
 #undef MOST_GRAD

@@ -58,6 +58,35 @@ static const unsigned char fsm_size_of[FSM_STORAGES] = {
 #undef INTEGER
 };
 
+/* ---- one integer */
+
+FSM_INLINE_ bool fsm_has_integers(const fsm_operand *operand) {
+    return operand->storage >= FSM_STORAGE_boolean;
+}
+
+FSM_INLINE_ int64_t fsm_integer(const fsm_operand *operand, const char *at) {
+    const int size = fsm_size_of[operand->storage];
+    char raw[sizeof(int64_t)];
+    for (int k = 0; k < size && size <= (int)sizeof raw; k++)
+        raw[k] = at[operand->swapped ? size - 1 - k : k];
+    switch (operand->storage) {
+#define HALF(name)
+#define FLOAT(name, type)
+#define INTEGER(name, type)                                                                                            \
+    case FSM_STORAGE_##name: {                                                                                         \
+        type number;                                                                                                   \
+        memcpy(&number, raw, sizeof number);                                                                           \
+        return (int64_t)number;                                                                                        \
+    }
+#include "storage.def"
+#undef HALF
+#undef FLOAT
+#undef INTEGER
+    default:
+        return -1;
+    }
+}
+
 /* ---- bytes: `count` elements of `size` bytes, in steps of bytes, their bytes reversed if `swapped` */
 
 FSM_INLINE_ void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,

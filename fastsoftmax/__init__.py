@@ -7,19 +7,23 @@ array([[0.09003057, 0.24472847, 0.66524096],
        [0.33333333, 0.33333333, 0.33333333]])
 """
 
-from fastsoftmax._grad import log_softmax_grad, softmax_grad
+from fastsoftmax._grad import log_softmax_grad, logsumexp_grad, softmax_grad
 from fastsoftmax._logsumexp import logmeanexp, logsumexp, softmax_entropy
+from fastsoftmax._loss import cross_entropy, cross_entropy_with_grad
 from fastsoftmax._runtime import get_num_threads, num_threads, set_num_threads, show_config
 from fastsoftmax._softmax import log_softmax, softmax
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "cross_entropy",
+    "cross_entropy_with_grad",
     "get_num_threads",
     "log_softmax",
     "log_softmax_grad",
     "logmeanexp",
     "logsumexp",
+    "logsumexp_grad",
     "num_threads",
     "set_num_threads",
     "show_config",

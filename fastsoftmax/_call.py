@@ -4,6 +4,8 @@ Nothing of the input's size is allocated, unless `out` overlaps an input in anot
 an element twice.
 """
 
+import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ OPS = {name: number for number, name in enumerate(_core.ops())}
 
 # What the arithmetic can be done in: (bytes of a result, temperatures T for which 1/T and its products are normal).
 _COMPUTE = {_core.F32: (4, 2.0**-100, 2.0**100), _core.F64: (8, 1e-280, 1e280)}
+
+# The largest factor of a term of a loss for which its arithmetic neither overflows nor loses terms.
+_LARGEST_FACTOR = {_core.F32: 2.0**50, _core.F64: 2.0**500}
 
 
 def normalize(
@@ -36,7 +41,7 @@ def normalize(
     axes = _check.axes(axis, a.ndim)
     result = _check.result_dtype(a.dtype, dtype)
     t = _check.temperature(temperature)
-    mask = None if where is None else _check.mask(where, a.shape, "x")
+    mask = None if where is None else np.broadcast_to(_check.mask(where, a.shape, "x"), a.shape)
     zero = _check.choice("all_neg_inf", all_neg_inf, "nan", "zero")
     flush = _check.choice("subnormals", subnormals, "keep", "flush")
     target = None if out is None else _check.out(out, a.shape, result)
@@ -44,7 +49,7 @@ def normalize(
     y = np.empty_like(a, dtype=result, subok=False) if target is None else target
     limit = _smallest_normal(y.dtype) if flush else 0.0
     options = {"temperature": t, "zero_if_all_neg_inf": zero, "flush_below": limit}
-    _compute(name, _compute_dtype(result, t), a, a.shape, axes, y, num_threads, mask, None, None, options)
+    _compute(name, _compute_dtype(result, t), a, axes, y, num_threads, {"mask": mask}, options)
     return (y if y.ndim else y[()]) if out is None else out
 
 
@@ -71,9 +76,12 @@ def reduce(
         weights = _check.weights(b, a.shape)
         given = _check.promoted((x, a), (b, weights))
         joint = np.broadcast_to(a, np.broadcast_shapes(a.shape, weights.shape))
+        weights = np.broadcast_to(weights, joint.shape)
     axes = _check.axes(axis, joint.ndim)
     result = _check.result_dtype(given, dtype)
-    mask = None if where is None else _check.mask(where, joint.shape, parameter if b is None else f"{parameter} and b")
+    if where is not None:
+        where = _check.mask(where, joint.shape, parameter if b is None else f"{parameter} and b")
+        where = np.broadcast_to(where, joint.shape)
     shape = tuple(1 if d in axes else n for d, n in enumerate(joint.shape) if keepdims or d not in axes)
     target = None if out is None else _check.out(out, shape, result)
 
@@ -86,8 +94,9 @@ def reduce(
         if sign is not None:
             sign[...] = 0
     else:
-        options = {"temperature": t}
-        _compute(name, compute, a, joint.shape, axes, y, num_threads, mask, weights, sign, options, keepdims)
+        whole = [a if a is None or keepdims else np.expand_dims(a, axes) for a in (y, sign)]
+        operands = {"mask": where, "weights": weights, "sign": whole[1]}
+        _compute(name, compute, joint, axes, whole[0], num_threads, operands, {"temperature": t})
     value = (y if y.ndim else y[()]) if out is None else out
     return value if sign is None else (value, sign if sign.ndim else sign[()])
 
@@ -114,9 +123,150 @@ def gradient(
     result = _check.result_dtype(_check.promoted((grad, a), (saved, b)), None)
     t = _check.temperature(temperature)
     y = np.empty_like(a, dtype=result, subok=False) if out is None else _check.out(out, a.shape, result)
-    options = {"temperature": t, "saved": b}
-    _compute(name, _compute_dtype(result, t), a, a.shape, axes, y, threads, None, None, None, options)
+    _compute(name, _compute_dtype(result, t), a, axes, y, threads, {"saved": b}, {"temperature": t})
     return (y if y.ndim else y[()]) if out is None else out
+
+
+def logsumexp_gradient(
+    name: str, grad: ArrayLike, x: ArrayLike, axis: Any, lse: Any, out: Any, num_threads: Any
+) -> Any:
+    """grad, and lse unless it is None, have the shape of the reduction of x, with or without kept axes."""
+    threads = 0 if num_threads is None else _check.num_threads(num_threads)
+    g, a = _check.array(name, "grad", grad), _check.array(name, "a", x)
+    axes = _check.axes(axis, a.ndim)
+    saved = None if lse is None else _check.reduced("lse", _check.array(name, "lse", lse), a, axes)
+    operands = {"grad": _check.reduced("grad", g, a, axes), "saved": saved}
+    result = _check.result_dtype(_check.promoted((grad, g), (x, a)), None)
+    y = np.empty_like(a, dtype=result, subok=False) if out is None else _check.out(out, a.shape, result)
+    _compute(name, _compute_dtype(result, 1.0), a, axes, y, threads, operands, {})
+    return (y if y.ndim else y[()]) if out is None else out
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What the options of a loss come to. `divisor`: of the sum of the rows' losses, and of their gradients."""
+
+    reduction: str
+    divisor: float
+    weight: Array | None
+    options: dict[str, Any]
+    largest_factor: float
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        target: Array,
+        classes: int,
+        weight: Any,
+        ignore_index: Any,
+        label_smoothing: Any,
+        reduction: Any,
+        z_loss: Any,
+        softcap: Any,
+    ) -> "Loss":
+        """target: as _check.target() returns it."""
+        indices = target.dtype.kind in "iu"
+        smoothing, z = _check.label_smoothing(label_smoothing), _check.z_loss(z_loss)
+        cap, how = _check.softcap(softcap), _check.reduction(reduction)
+        weights = None if weight is None else _check.class_weight(name, weight, classes)
+        ignored = _check.ignore_index(ignore_index, indices)
+        divisor = 1.0
+        if indices:
+            counted = _check.labels(target, classes, ignored)
+            rows = target.size if counted is None else int(np.count_nonzero(counted))
+        else:
+            rows = target.size // classes
+        if how == "mean":
+            divisor = float(rows)
+            if indices and weights is not None:
+                divisor = float(np.add.reduce(_picked(weights, target, counted), axis=None))
+            z = z * (divisor / rows) if rows else 0.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = float(np.float64(1) / np.float64(divisor)) if rows else 0.0
+        largest = 1.0 if weights is None else float(np.max(np.abs(weights)))
+        options = {
+            "scale": scale,
+            "own": 1 - smoothing,
+            "uniform": smoothing / classes,
+            "z": z,
+            "softcap": cap,
+            "ignore_index": _as_stored(ignored, target.dtype),
+        }
+        return cls(how, divisor, weights, options, scale * largest)
+
+    def compute_dtype(self, result: np.dtype[Any]) -> int:
+        """What the arithmetic is done in: the least that holds the result, and its products with the factors."""
+        least = _core.F32
+        for compute, most in _LARGEST_FACTOR.items():
+            if math.isfinite(self.largest_factor) and self.largest_factor > most:
+                least = compute + 1
+        return _compute_dtype(result, 1.0, least)
+
+    def rows(self, name: str, a: Array, target: Array, axis: int, y: Array | None, num_threads: int) -> Array:
+        """The loss of each row of a; their gradients go to y, unless that is None."""
+        compute = self.compute_dtype(_check.result_dtype(a.dtype, None))
+        shape = a.shape[:axis] + a.shape[axis + 1 :]
+        losses = np.empty(shape, np.longdouble if compute == _core.LONGDOUBLE else np.float64)
+        weight = self.weight
+        if weight is not None:
+            weight = np.broadcast_to(weight.reshape((-1,) + (1,) * (a.ndim - 1 - axis)), a.shape)
+        operands = {
+            "target": np.expand_dims(target, axis) if target.ndim < a.ndim else target,
+            "class_weight": weight,
+            "losses": np.expand_dims(losses, axis),
+        }
+        _compute("cross_entropy", compute, a, (axis,), y, num_threads, operands, self.options)
+        return losses
+
+    def reduce(self, losses: Array, result: np.dtype[Any]) -> Any:
+        """One number, or with reduction "none" all, in the dtype of a loss. NumPy's sum over a contiguous array is
+        pairwise, in an order that depends on its length only."""
+        dtype = np.dtype(np.float32) if result.itemsize == 2 else result
+        if self.reduction == "none":
+            return losses.astype(dtype)[()]
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            return dtype.type(np.add.reduce(losses, axis=None) / self.divisor)
+
+
+def cross_entropy(
+    name: str,
+    logits: ArrayLike,
+    target: Any,
+    axis: Any,
+    options: tuple[Any, ...],
+    out: Any,
+    num_threads: Any,
+    with_grad: bool,
+) -> Any:
+    """`options`: those of Loss.of(), from weight on."""
+    threads = 0 if num_threads is None else _check.num_threads(num_threads)
+    a = _check.array(name, "logits", logits)
+    place = _check.class_axis(axis, a.ndim)
+    _check.classes(name, a.shape[place])
+    t = _check.target(target, a.shape, place)
+    loss = Loss.of(name, t, a.shape[place], *options)
+    result = _check.result_dtype(a.dtype, None)
+    y = None
+    if with_grad:
+        y = np.empty_like(a, dtype=result, subok=False) if out is None else _check.out(out, a.shape, result)
+    value = loss.reduce(loss.rows(name, a, t, place, y, threads), result)
+    return (value, y if out is None else out) if with_grad else value
+
+
+def _picked(weights: Array, target: Array, counted: NDArray[np.bool] | None) -> Array:
+    """The weights of the classes that targets name, 0 for those that do not count, in float64."""
+    exact = weights.astype(np.float64)
+    if counted is None:
+        return exact[target]
+    return np.where(counted, exact[np.where(counted, target, 0)], 0)
+
+
+def _as_stored(ignored: int | None, dtype: np.dtype[Any]) -> int | None:
+    """An index to ignore as kernels see it, in an int64; None if targets of `dtype` cannot be it."""
+    if ignored is None or dtype.kind not in "iu" or not np.iinfo(dtype).min <= ignored <= np.iinfo(dtype).max:
+        return None
+    return ignored - (1 << 64) if ignored >= 1 << 63 else ignored
 
 
 def _smallest_normal(dtype: np.dtype[Any]) -> float:
@@ -149,36 +299,22 @@ def _compute(
     name: str,
     compute: int,
     a: Array,
-    shape: tuple[int, ...],
     axes: tuple[int, ...],
-    y: Array,
+    y: Array | None,
     num_threads: int,
-    mask: Array | None,
-    weights: Array | None,
-    sign: Array | None,
+    operands: dict[str, Array | None],
     options: dict[str, Any],
-    keepdims: bool = True,
 ) -> None:
+    """y, and `operands` by their names in _core.compute(), are of the shape of a, or 1 long along the axes."""
     final = y
-    if _core.repeats(y):
+    if y is not None and _core.repeats(y):
         y = np.empty(y.shape, y.dtype)
-    else:
+    elif y is not None:
         if _core.overlaps(a, y):
             a = a.copy()
-        if mask is not None and np.may_share_memory(mask, y):
-            mask = mask.copy()
-        if weights is not None and np.may_share_memory(weights, y):
-            weights = weights.copy()
-        if options.get("saved") is not None and _core.overlaps(options["saved"], y):
-            options["saved"] = options["saved"].copy()
-    if a.shape != shape:
-        a = np.broadcast_to(a, shape)
-    if mask is not None:
-        mask = np.broadcast_to(mask, shape)
-    if weights is not None:
-        weights = np.broadcast_to(weights, shape)
-    y_kept = y if keepdims else np.expand_dims(y, axes)
-    sign_kept = sign if sign is None or keepdims else np.expand_dims(sign, axes)
-    _core.compute(OPS[name], compute, a, axes, y_kept, num_threads, mask, weights, sign_kept, **options)
-    if final is not y:
+        for key, operand in operands.items():
+            if operand is not None and _core.overlaps(operand, y):
+                operands[key] = operand.copy()
+    _core.compute(OPS[name], compute, a, axes, y, num_threads, **operands, **options)
+    if final is not None and final is not y:
         np.copyto(final, y)

@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from fastsoftmax._core import MAX_THREADS, storage_of
 
+_TAKE_WHERE = ("softmax", "log_softmax", "logsumexp", "logmeanexp", "softmax_entropy")
 _FLOATS = ("float16", "bfloat16", "float32", "float64", np.dtype(np.longdouble).name)
 
 
 def array(function: str, parameter: str, value: Any) -> NDArray[Any]:
     """`value` as a base ndarray of a dtype that kernels know."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{function}() got a numpy.ma.MaskedArray; its mask would be ignored. "
-            f"Pass {function}({parameter}.data, where=~np.ma.getmaskarray({parameter}))."
-        )
+        call = f"{function}({parameter}.data, where=~np.ma.getmaskarray({parameter}))"
+        if function not in _TAKE_WHERE:
+            call = f"{parameter}.data, or {parameter}.filled() with what its masked elements shall count as"
+        raise TypeError(f"{function}() got a numpy.ma.MaskedArray; its mask would be ignored. Pass {call}.")
     a = np.asarray(value)
     if storage_of(a.dtype) < 0:
         hint = " (fastsoftmax.scipy takes complex)" if a.dtype.kind == "c" else ""
@@ -120,15 +121,19 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(length in (1, wanted) for length, wanted in ends)
 
 
-def temperature(value: Any) -> float:
+def real(parameter: str, value: Any) -> float:
     if isinstance(value, str | bytes) or np.ndim(value) or np.iscomplexobj(value):
-        raise TypeError(f"temperature must be a real number, got {type(value).__name__}.")
+        raise TypeError(f"{parameter} must be a real number, got {type(value).__name__}.")
     try:
-        number = float(value)
+        return float(value)
     except TypeError:
-        raise TypeError(f"temperature must be a real number, got {type(value).__name__}.") from None
+        raise TypeError(f"{parameter} must be a real number, got {type(value).__name__}.") from None
     except OverflowError:
-        number = math.inf if value > 0 else -math.inf
+        return math.inf if value > 0 else -math.inf
+
+
+def temperature(value: Any) -> float:
+    number = real("temperature", value)
     if not number > 0:
         raise ValueError(f"temperature must be > 0, got {value}.")
     return number
@@ -169,3 +174,136 @@ def isa(value: str, isas: dict[str, bool]) -> str:
         usable = ", ".join(name for name, ok in isas.items() if ok)
         raise ValueError(f"FASTSOFTMAX_ISA={value!r} {problem}. Usable here: {usable}. Unset it to get the best.")
     return value
+
+
+# ---- losses
+
+
+def class_axis(value: Any, ndim: int) -> int:
+    """The axis of the classes, counted from 0."""
+    try:
+        index = operator.index(value)
+    except TypeError:
+        raise TypeError(f"axis must be an int, got {type(value).__name__}.") from None
+    if not -ndim <= index < ndim:
+        raise np.exceptions.AxisError(index, ndim)
+    return index % ndim
+
+
+def classes(function: str, count: int) -> None:
+    if count == 0:
+        raise ValueError(f"{function}() needs at least one class, got logits with none along axis.")
+
+
+def target(value: Any, shape: tuple[int, ...], axis: int) -> NDArray[Any]:
+    """`target` as class indices, of `shape` without `axis`, or as probabilities, of `shape`."""
+    not_masked("target", value)
+    a = np.asarray(value)
+    rows = shape[:axis] + shape[axis + 1 :]
+    if a.size == 0 and a.dtype == np.float64 and isinstance(value, list | tuple) and a.shape == rows:
+        a = a.astype(np.intp)  # an empty list has no integers that would make it one
+    if a.dtype.kind in "iu":
+        if a.shape == shape:
+            raise ValueError(
+                f"target has integers in the shape of logits, {shape}: class indices have shape {rows}. "
+                "Pass one-hot rows and probabilities as floats, target.astype(float)."
+            )
+        if a.shape != rows:
+            raise ValueError(
+                f"target has shape {a.shape}, expected {rows} for class indices: that of logits, {shape}, without "
+                f"axis {axis}."
+            )
+        return a
+    if a.dtype.name not in _FLOATS:
+        raise TypeError(f"target must be integers (class indices) or floats (probabilities), got {a.dtype}.")
+    if a.shape != shape:
+        hint = " (class indices have to be integers: target.astype(int))" if a.shape == rows else ""
+        raise ValueError(
+            f"target has floats in shape {a.shape}, expected probabilities in that of logits, {shape}{hint}."
+        )
+    return a
+
+
+def labels(a: NDArray[Any], count: int, ignore_index: int | None) -> NDArray[np.bool] | None:
+    """Which of the class indices count; None: all. Those are from 0 to count - 1."""
+    counted = None if ignore_index is None else a != ignore_index
+    if a.size and not (a.min() >= 0 and a.max() < count):
+        bad = (a < 0) | (a >= count)
+        if counted is not None:
+            bad &= counted
+        if bad.any():
+            position = np.unravel_index(np.argmax(bad), a.shape)
+            where_ = f"[{', '.join(str(i) for i in position)}]" if position else ""
+            raise IndexError(
+                f"target{where_} = {a[position]} is out of range for {count} classes (ignore_index= skips rows)."
+            )
+    return counted
+
+
+def ignore_index(value: Any, indices: bool) -> int | None:
+    if value is None:
+        return None
+    if not indices:
+        raise ValueError("ignore_index needs class indices as target, got probabilities: set the rows' weights to 0.")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"ignore_index must be an int or None, got {type(value).__name__}.") from None
+
+
+def class_weight(function: str, value: Any, count: int) -> NDArray[Any]:
+    not_masked("weight", value)
+    a = array(function, "weight", value)
+    if a.shape != (count,):
+        raise ValueError(f"weight has shape {a.shape}, expected one for each class, ({count},).")
+    return a
+
+
+def reduction(value: Any) -> str:
+    if not isinstance(value, str) or value not in ("mean", "sum", "none"):
+        got = f'"{value}"' if isinstance(value, str) else repr(value)
+        raise ValueError(f'reduction must be "mean", "sum" or "none", got {got}.')
+    return value
+
+
+def label_smoothing(value: Any) -> float:
+    number = real("label_smoothing", value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"label_smoothing must be from 0 to 1, got {value}.")
+    return number
+
+
+def z_loss(value: Any) -> float:
+    number = real("z_loss", value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"z_loss must be 0 or a positive number, got {value}.")
+    return number
+
+
+def softcap(value: Any) -> float:
+    """0 for None."""
+    if value is None:
+        return 0.0
+    number = real("softcap", value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"softcap must be a positive number, or None for no cap, got {value}.")
+    return number
+
+
+def reduced(parameter: str, a: NDArray[Any], of: NDArray[Any], axes_: tuple[int, ...]) -> NDArray[Any]:
+    """An array in the shape of a reduction of `of`, with its axes kept."""
+    kept = tuple(1 if d in axes_ else n for d, n in enumerate(of.shape))
+    dropped = tuple(n for d, n in enumerate(of.shape) if d not in axes_)
+    if a.shape not in (kept, dropped):
+        raise ValueError(f"{parameter} has shape {a.shape}, expected that of logsumexp(a), {dropped} or {kept}.")
+    return a.reshape(kept) if a.shape == kept else np.expand_dims(a, axes_)
+
+
+def budget(value: Any) -> int:
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"memory_budget must be an int, in bytes, got {type(value).__name__}.") from None
+    if count < 1:
+        raise ValueError(f"memory_budget must be at least 1 byte, got {count}.")
+    return count

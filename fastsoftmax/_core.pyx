@@ -9,6 +9,7 @@ import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_NoMemory
 from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 cnp.import_array()
@@ -28,6 +29,14 @@ cdef extern from "fsm.h" nogil:
         ptrdiff_t across
         ptrdiff_t *step
         ptrdiff_t *stride
+    ctypedef struct fsm_loss:
+        double scale
+        double own
+        double uniform
+        double z
+        double softcap
+        bint ignores
+        int64_t ignore_index
     ctypedef struct fsm_args:
         fsm_operand operands[FSM_OPERANDS]
         int used
@@ -40,6 +49,7 @@ cdef extern from "fsm.h" nogil:
         double temperature
         bint zero_if_all_neg_inf
         double flush_below
+        fsm_loss loss
     ctypedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) noexcept
     ctypedef struct fsm_isa:
         const char *name
@@ -189,7 +199,7 @@ def normalize(int op, x, axis_of_x, out, int threads, saved=None):
     else:
         memset(joined, axis < 0, sizeof(joined))
         joined[max(axis, 0)] = True
-        describe(&args, a, y, None, None, None, saved, joined)
+        describe(&args, a, (a, y, None, None, None, saved), joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y
 
@@ -252,20 +262,23 @@ cdef bint is_plain(x, axis_of_x, int *axis):
 
 
 def compute(
-    int op, int compute_dtype, x, axes, y, int threads, mask=None, weights=None, sign=None, double temperature=1.0,
-    bint zero_if_all_neg_inf=False, double flush_below=0.0, saved=None,
+    int op, int compute_dtype, x, axes, y, int threads, *, mask=None, weights=None, sign=None, saved=None, grad=None,
+    target=None, class_weight=None, losses=None, double temperature=1.0, bint zero_if_all_neg_inf=False,
+    double flush_below=0.0, double scale=1.0, double own=1.0, double uniform=0.0, double z=0.0, double softcap=0.0,
+    ignore_index=None,
 ):
     """Operation number `op` on x along `axes`, a tuple of different numbers from 0 on, into y.
 
-    y is writeable, has no element twice, and is x itself or apart from all other arrays; it has the shape of x, or, for
-    a reduction, 1 in place of the axes. `mask` (bool), `weights` and `saved` are None or have the shape of x, `sign` that
-    of y.
-    All dtypes are among those that storage_of() knows. compute_dtype: F32, F64 or LONGDOUBLE.
+    y is writeable, has no element twice, and is x itself, `saved` or `target`, or apart from all other arrays; it has
+    the shape of x, or, for a reduction, 1 in place of the axes; of a loss it may be None. The other arrays are None or
+    have one of the two shapes, as csrc/fsm.h says. All dtypes are among those that storage_of() knows. compute_dtype:
+    F32, F64 or LONGDOUBLE. For what belongs to losses, from `scale` on, see fsm_loss there.
     """
     cdef cnp.ndarray a = x
     cdef fsm_args args
     cdef fsm_kernel *kernel
     cdef bint joined[FSM_MAX_DIMS]
+    cdef int o
     cdef int dtype = FSM_F64 if compute_dtype == LONGDOUBLE else compute_dtype
 
     if cnp.PyArray_SIZE(a) == 0:
@@ -274,20 +287,21 @@ def compute(
     args.temperature = temperature
     args.zero_if_all_neg_inf = zero_if_all_neg_inf
     args.flush_below = flush_below
-    operand(&args, FSM_X, a, storage_of(a.dtype))
-    operand(&args, FSM_Y, y, storage_of(y.dtype))
-    if mask is not None:
-        operand(&args, FSM_MASK, mask, FSM_STORAGE_boolean)
-    if weights is not None:
-        operand(&args, FSM_WEIGHT, weights, storage_of(weights.dtype))
-    if sign is not None:
-        operand(&args, FSM_SIGN, sign, storage_of(sign.dtype))
-    if saved is not None:
-        operand(&args, FSM_SAVED, saved, storage_of(saved.dtype))
+    args.loss.scale = scale
+    args.loss.own = own
+    args.loss.uniform = uniform
+    args.loss.z = z
+    args.loss.softcap = softcap
+    args.loss.ignores = ignore_index is not None
+    args.loss.ignore_index = ignore_index if args.loss.ignores else 0
+    arrays = (x, y, mask, weights, sign, saved, grad, target, class_weight, losses)
+    for o, array in enumerate(arrays):
+        if array is not None:
+            operand(&args, o, array, storage_of(array.dtype))
     memset(joined, 0, sizeof(joined))
     for axis in axes:
         joined[<int>axis] = True
-    describe(&args, a, y, mask, weights, sign, saved, joined)
+    describe(&args, a, arrays, joined)
     if compute_dtype == LONGDOUBLE:
         split_columns(&args)
         kernel = fsm_longdouble_kernels[op]
@@ -431,6 +445,7 @@ cdef void begin(fsm_args *args) noexcept:
     args.temperature = 1
     args.zero_if_all_neg_inf = False
     args.flush_below = 0
+    memset(&args.loss, 0, sizeof(args.loss))
 
 
 cdef void operand(fsm_args *args, int which, cnp.ndarray a, int storage) noexcept:
@@ -453,11 +468,10 @@ cdef void describe_rows(fsm_args *args, ptrdiff_t n, ptrdiff_t size, ptrdiff_t i
         args.operands[o].stride[0] = args.operands[o].across = n * itemsize
 
 
-cdef void describe(
-    fsm_args *args, cnp.ndarray x, cnp.ndarray y, mask, weights, sign, saved, const bint *joined
-):
+cdef void describe(fsm_args *args, cnp.ndarray x, tuple arrays, const bint *joined):
     """The joined axes in C order, the other dimensions in the order in which x lies in memory; both merged where they
-    can be. No dimension of x may be 0. y and sign are 1 long, or as long as x, along the joined axes."""
+    can be. No dimension of x may be 0. `arrays`, in the order of the operands, are 1 long, or as long as x, along the
+    joined axes; None where there is none."""
     cdef int ndim = cnp.PyArray_NDIM(x)
     cdef int d, k, o, last
     cdef ptrdiff_t length
@@ -465,10 +479,9 @@ cdef void describe(
     cdef ptrdiff_t own[FSM_OPERANDS]
     cdef cnp.ndarray a
 
-    for o, array in enumerate((x, y, mask, weights, sign, saved)):
+    memset(strides, 0, ndim * sizeof(strides[0]))
+    for o, array in enumerate(arrays):
         if array is None:
-            for d in range(ndim):
-                strides[d][o] = 0
             continue
         a = array
         for d in range(ndim):

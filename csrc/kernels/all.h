@@ -22,6 +22,11 @@
 
 #include "gradients.h"
 
+#include "shares.h"
+
+#include "cross_entropy.h"
+#include "logsumexp_grad.h"
+
 #if defined(FSM_PROBE) /* tests/native/probe.h: the vector layer, for tests */
 #include FSM_PROBE
 #endif

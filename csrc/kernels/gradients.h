@@ -51,35 +51,6 @@ FSM_INLINE void FN(scale)(vec *y, const int count) {
         y[i] = vec_mul(y[i], vec_set1(E_FACTOR));
 }
 
-/* `count` <= 4 blocks of finite v / E_FACTOR, rounded once, as quotients are (math.h), but of either sign. */
-FSM_OUTLINE_ void FN(unscale_subnormal)(vec *v, int count) {
-    const vec zero = vec_set1(0), unit = vec_set1(E_FACTOR * MIN_NORMAL / 2), half = vec_set1((real)0.5);
-    for (int i = 0; i < count; i++) {
-        const vec size = vec_abs(v[i]);
-        const vec result = vec_bits_sub(vec_max(size, vec_fma(size, half, unit)), unit);
-        v[i] = vec_select_lt(v[i], zero, vec_bits_sub(result, vec_set1((real)-0.0)), result);
-    }
-}
-
-FSM_INLINE void FN(unscale)(vec *v, const int count) {
-    vec least = vec_abs(v[0]);
-    FSM_UNROLL
-    for (int i = 1; i < count; i++)
-        least = vec_min(least, vec_abs(v[i]));
-    if (vec_any_lt(least, vec_set1(E_FACTOR * MIN_NORMAL))) {
-        vec copy[4];
-        for (int i = 0; i < count; i++)
-            copy[i] = v[i];
-        FN(unscale_subnormal)(copy, count);
-        for (int i = 0; i < count; i++)
-            v[i] = copy[i];
-        return;
-    }
-    FSM_UNROLL
-    for (int i = 0; i < count; i++)
-        v[i] = vec_mul(v[i], vec_set1(1 / E_FACTOR));
-}
-
 /* ---- sums */
 
 /* Of 4 blocks of a lane; fewer are 0. */

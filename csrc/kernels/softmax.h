@@ -29,7 +29,7 @@ FSM_INLINE FN(softmax_plan) FN(softmax_plan_of)(FN(range) range, FN(beta) beta, 
 /* What e is multiplied by. */
 FSM_INLINE FN(divisor) FN(softmax_divisor)(fsm_sum sum) {
     real hi, lo;
-    FN(sum_reciprocal)(sum, &hi, &lo);
+    FN(sum_reciprocal)(sum, 1, &hi, &lo);
     return (FN(divisor)){vec_set1(hi), vec_set1(lo)};
 }
 
@@ -283,7 +283,7 @@ FSM_INLINE FN(divisor) FN(softmax_divisors)(vec_acc sums) {
     real hi[LANES], lo[LANES];
     vec_acc_get(sums, sum_hi, sum_lo);
     for (int j = 0; j < LANES; j++)
-        FN(sum_reciprocal)((fsm_sum){sum_hi[j], sum_lo[j]}, &hi[j], &lo[j]);
+        FN(sum_reciprocal)((fsm_sum){sum_hi[j], sum_lo[j]}, 1, &hi[j], &lo[j]);
     return (FN(divisor)){vec_load(hi), vec_load(lo)};
 }
 

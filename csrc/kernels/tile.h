@@ -55,6 +55,18 @@ FSM_INLINE_ int FN(entries)(const FN(group) * g, int t) {
     return left < LANES ? (int)left : LANES;
 }
 
+/* Whether numbers of x can be used where they lie, if they lie well. */
+FSM_INLINE_ bool FN(x_is_plain)(const fsm_args *args) {
+    return !args->operands[FSM_MASK].data && args->loss.softcap == 0;
+}
+
+/* Caps `count` logits. */
+static void FN(cap)(const fsm_args *args, real *x, ptrdiff_t count) {
+    const double cap = args->loss.softcap;
+    for (ptrdiff_t i = 0; i < count; i++)
+        x[i] = (real)(cap * fsm_tanh(x[i] / cap));
+}
+
 /* Reads elements [begin, begin + count) of x; what takes no part is -inf. */
 FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
     const fsm_args *args = g->args;
@@ -76,6 +88,11 @@ FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t
                 FN(blank)(args, row.at[FSM_MASK], begin, count, in_place ? FN(in_place)(g, FSM_X, r, begin) : to, to,
                           -(real)INFINITY);
         }
+    }
+    if (args->loss.softcap > 0) {
+        to = FN(in_scratch)(g, 0, begin);
+        for (ptrdiff_t r = 0; r < (g->columns ? g->tiles : g->rows); r++)
+            FN(cap)(args, to + r * g->pitch, g->columns ? count * LANES : count);
     }
 }
 
@@ -107,23 +124,30 @@ static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_row *row) {
     return parts;
 }
 
-/* The result of a row without one: all -inf gives `blank` if that is asked for or nothing takes part; else all that
- * takes part is the one NaN that results hold: propagated ones differ between CPUs. */
-static void FN(fill_row)(const FN(group) * g, ptrdiff_t r, bool all_neg_inf, real blank) {
+/* Stores `bits` all along a row, or column, but `blank` where an element takes no part. */
+static void FN(fill)(const FN(group) * g, ptrdiff_t r, real_bits bits, real blank) {
     const fsm_args *args = g->args;
     const fsm_row row = fsm_row_across(g->row, args, r);
-    const real_bits nan_bits = QUIET_NAN_BITS;
-    real value = blank, chunk[FSM_CHUNK];
-    if (!all_neg_inf || (!args->zero_if_all_neg_inf && FN(count_parts)(args, &row) > 0))
-        memcpy(&value, &nan_bits, sizeof value);
+    real chunk[FSM_CHUNK];
     for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
         const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
         for (ptrdiff_t i = 0; i < count; i++)
-            memcpy(chunk + i, &value, sizeof value);
+            memcpy(chunk + i, &bits, sizeof bits);
         if (args->operands[FSM_MASK].data)
             FN(blank)(args, row.at[FSM_MASK], c, count, chunk, chunk, blank);
         FN(store)(args, FSM_Y, row.at[FSM_Y], c, count, chunk);
     }
+}
+
+/* The result of a row without one: all -inf gives `blank` if that is asked for or nothing takes part; else all that
+ * takes part is the one NaN that results hold: propagated ones differ between CPUs. */
+static void FN(fill_row)(const FN(group) * g, ptrdiff_t r, bool all_neg_inf, real blank) {
+    const fsm_row row = fsm_row_across(g->row, g->args, r);
+    real_bits bits;
+    memcpy(&bits, &blank, sizeof bits);
+    if (!all_neg_inf || (!g->args->zero_if_all_neg_inf && FN(count_parts)(g->args, &row) > 0))
+        bits = QUIET_NAN_BITS;
+    FN(fill)(g, r, bits, blank);
 }
 
 /* Asks for elements [begin, begin + count) of x of row `r`, which need not exist, ahead of work that leaves the memory
@@ -182,7 +206,7 @@ FSM_INLINE_ FN(piece) FN(piece_in_scratch)(const FN(group) * g, ptrdiff_t begin,
 
 /* A piece of x, loaded if need be. `again`: it was before, and nothing has been done to it in the scratch. */
 static FN(piece) FN(piece_of_x)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count, bool again) {
-    if (!g->args->operands[FSM_MASK].data && FN(lies_in_tiles)(g, FSM_X))
+    if (FN(x_is_plain)(g->args) && FN(lies_in_tiles)(g, FSM_X))
         return FN(piece_in_place)(g, FSM_X, begin, count);
     if (!again || !g->held)
         FN(load_group)(g, begin, count);
@@ -259,7 +283,7 @@ static void FN(each_group_of_strips)(FN(group) g, ptrdiff_t begin, ptrdiff_t end
  * enough of them: (100000, 10) float32 softmax takes 1.3 ns an element instead of 3.0 (AVX-512, Zen 5). */
 FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
                                  void (*rows)(const FN(group) *), void (*columns)(const FN(group) *)) {
-    const bool plain = !args->operands[FSM_MASK].data && !args->operands[FSM_WEIGHT].data;
+    const bool plain = FN(x_is_plain)(args) && !args->operands[FSM_WEIGHT].data;
     const int last = args->ndim - 1;
     const ptrdiff_t along = last >= 0 ? args->shape[last] : 1;
     const bool turned = !args->columns && args->n < LANES && along >= LANES;
@@ -268,7 +292,7 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
     g.columns = args->columns || turned;
     g.tiles = 1;
     g.x_ready = FN(lies_ready)(args, FSM_X) && plain;
-    g.y_ready = FN(lies_ready)(args, FSM_Y);
+    g.y_ready = args->operands[FSM_Y].data && FN(lies_ready)(args, FSM_Y);
     g.scratch = scratch;
     g.beta = FN(beta_of)(args->temperature);
     g.survey = plan.survey;

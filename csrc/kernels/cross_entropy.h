@@ -1,0 +1,343 @@
+/* cross_entropy: the loss of each row, and, if there is a y, its gradient times s, args->loss.scale:
+ *
+ *   loss = sum(c*(lse - x)) + z*lse^2         dx = s*((sum(c) + 2*z*lse)*p - c)         lse = m + log1p(T/e)
+ *   c = w*((1 - smoothing)*q + smoothing/classes)
+ *
+ * where p = softmax(x), q are the target's probabilities, or 1 for the class that it names, and w the classes' weights.
+ * lse comes from the log family (log_family.h), p*f - s*c from shares.h. The loss adds (m - x)*c to log1p(T/e)*sum(c),
+ * neither of which cancels. Nor does the gradient of the named class, by
+ *
+ *   s*((sum of the other c + 2*z*lse)*p - c*(1 - p)),   1 - p = T/S if it is the maximum, else at least 1/2
+ *
+ * Without smoothing and probabilities c is 0 elsewhere. Otherwise a second sweep over x sums c and (m - x)*c. */
+
+/* Whether c is not 0 elsewhere. */
+FSM_INLINE_ bool FN(has_c)(const fsm_args *args) {
+    return args->loss.uniform != 0 || !fsm_has_integers(&args->operands[FSM_TARGET]);
+}
+
+/* ---- c, but for the part of the class that a target names */
+
+/* From q, if there are probabilities. */
+FSM_INLINE_ void FN(c_of_target)(const fsm_args *args, real *c, ptrdiff_t count) {
+    const real own = (real)args->loss.own, uniform = (real)args->loss.uniform;
+    const bool named = fsm_has_integers(&args->operands[FSM_TARGET]);
+    for (ptrdiff_t i = 0; i < count; i++)
+        c[i] = named ? uniform : own * c[i] + uniform;
+}
+
+/* Elements [begin, begin + count) of row r; count <= FSM_CHUNK. */
+static void FN(load_c)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t count, real *c) {
+    const fsm_args *args = g->args;
+    const fsm_row row = fsm_row_across(g->row, args, r);
+    if (!fsm_has_integers(&args->operands[FSM_TARGET]))
+        FN(load)(args, FSM_TARGET, row.at[FSM_TARGET], begin, count, c);
+    FN(c_of_target)(args, c, count);
+    if (args->operands[FSM_CLASS_WEIGHT].data) {
+        real weights[FSM_CHUNK];
+        FN(load)(args, FSM_CLASS_WEIGHT, row.at[FSM_CLASS_WEIGHT], begin, count, weights);
+        for (ptrdiff_t i = 0; i < count; i++)
+            c[i] *= weights[i];
+    }
+}
+
+/* The same of all tiles; count <= PIECE. All columns have the same weights. */
+static FN(piece) FN(piece_of_c)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
+    const fsm_args *args = g->args;
+    const ptrdiff_t pitch = PIECE * LANES + LANES, size = sizeof(real);
+    real *c = FN(spare_of)(g), weights[PIECE];
+    if (!fsm_has_integers(&args->operands[FSM_TARGET]))
+        FN(load_columns)(args, FSM_TARGET, g->row.at[FSM_TARGET], begin, count, g->rows, c, pitch);
+    if (args->operands[FSM_CLASS_WEIGHT].data)
+        FN(load)(args, FSM_CLASS_WEIGHT, g->row.at[FSM_CLASS_WEIGHT], begin, count, weights);
+    for (int t = 0; t < g->tiles; t++) {
+        real *tile = c + t * pitch;
+        FN(c_of_target)(args, tile, count * LANES);
+        for (ptrdiff_t i = 0; args->operands[FSM_CLASS_WEIGHT].data && i < count; i++)
+            for (int j = 0; j < LANES; j++)
+                tile[i * LANES + j] *= weights[i];
+    }
+    return (FN(piece)){(char *)c, LANES * size, pitch * size, count};
+}
+
+/* ---- the sums of c and of c*(m - x) */
+
+typedef struct {
+    double c[LANES], distance[LANES];
+} FN(c_sums);
+
+/* c*(m - x)/2, or 0 where c is. Half of it cannot overflow where the whole does not. */
+FSM_INLINE vec FN(c_distance)(vec x, vec c, vec half_max) {
+    const vec zero = vec_set1(0), d = vec_mul(c, vec_fma(x, vec_set1((real)-0.5), half_max));
+    return vec_select_lt(zero, vec_abs(c), d, zero);
+}
+
+static void FN(c_sum_row)(const FN(group) * g, ptrdiff_t r, real max, FN(c_sums) * sums) {
+    const ptrdiff_t n = g->args->n;
+    const vec half_max = vec_set1(max / 2);
+    real *c = FN(spare_of)(g);
+    fsm_sum total = {0, 0}, distance = {0, 0};
+    for (ptrdiff_t begin = 0; begin < n; begin += FSM_CHUNK) {
+        const ptrdiff_t count = n - begin < FSM_CHUNK ? n - begin : FSM_CHUNK;
+        vec_acc totals = vec_acc_zero(), distances = vec_acc_zero();
+        if (!g->x_ready && !g->held) {
+            FN(group) row = *g;
+            row.row = fsm_row_across(g->row, g->args, r);
+            row.rows = 1;
+            FN(load_group)(&row, begin, count);
+        }
+        const real *x = g->x_ready ? FN(in_place)(g, FSM_X, r, begin) : FN(in_scratch)(g, g->held ? r : 0, begin);
+        FN(load_c)(g, r, begin, count, c);
+        for (ptrdiff_t i = 0; i < count; i += 4 * LANES) {
+            vec a[4], d[4];
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++) {
+                const ptrdiff_t at = i + step * LANES, left = count - at, here = left < 0 ? 0 : left;
+                const vec logits = left >= LANES ? vec_load(x + at) : vec_load_n(x + at, here, 0);
+                a[step] = left >= LANES ? vec_load(c + at) : vec_load_n(c + at, here, 0);
+                d[step] = FN(c_distance)(logits, a[step], half_max);
+            }
+            totals = vec_acc_add(totals, FN(add_four)(a[0], a[1], a[2], a[3]));
+            distances = vec_acc_add(distances, FN(add_four)(d[0], d[1], d[2], d[3]));
+        }
+        total = FN(sum_merge)(total, vec_acc_fold(totals));
+        distance = FN(sum_merge)(distance, vec_acc_fold(distances));
+    }
+    sums->c[r] = total.hi + total.lo;
+    sums->distance[r] = 2 * (distance.hi + distance.lo);
+}
+
+/* Of all tiles. */
+static void FN(c_sum_columns)(const FN(group) * g, const FN(log_state) * states, FN(c_sums) * sums) {
+    const ptrdiff_t n = g->args->n;
+    vec_acc *totals = (vec_acc *)(g->scratch + LOG_ROOM), *distances = totals + LOG_TILES * LANES;
+    vec_acc total[LOG_TILES], distance[LOG_TILES];
+    vec half_max[LOG_TILES];
+    for (int t = 0; t < g->tiles; t++) {
+        real max[LANES];
+        for (int j = 0; j < LANES; j++)
+            max[j] = isfinite(states[t].max[j]) ? (real)states[t].max[j] / 2 : 0;
+        half_max[t] = vec_load(max);
+    }
+    for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
+        const ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
+        const int used = end - chunk < LANES ? (int)(end - chunk) : LANES;
+        for (int k = 0; k < LOG_TILES * LANES; k++)
+            totals[k] = distances[k] = vec_acc_zero();
+        for (ptrdiff_t begin = chunk; begin < end; begin += PIECE) {
+            const FN(piece) x = FN(piece_of_x)(g, begin, end - begin < PIECE ? end - begin : PIECE, true);
+            const FN(piece) c = FN(piece_of_c)(g, begin, x.count);
+            for (ptrdiff_t i = 0; i < LANES && i < x.count; i++)
+                for (int t = 0; t < g->tiles; t++) {
+                    vec a[4], d[4];
+                    FSM_UNROLL
+                    for (int step = 0; step < 4; step++) {
+                        const bool there = i + step * LANES < x.count;
+                        a[step] = d[step] = vec_set1(0);
+                        if (there) {
+                            a[step] = vec_load(FN(in_piece)(c, t, i + step * LANES));
+                            d[step] =
+                                FN(c_distance)(vec_load(FN(in_piece)(x, t, i + step * LANES)), a[step], half_max[t]);
+                        }
+                    }
+                    vec_acc *of_c = &totals[t * LANES + i], *of_distance = &distances[t * LANES + i];
+                    *of_c = vec_acc_add(*of_c, FN(add_four)(a[0], a[1], a[2], a[3]));
+                    *of_distance = vec_acc_add(*of_distance, FN(add_four)(d[0], d[1], d[2], d[3]));
+                }
+        }
+        for (int t = 0; t < g->tiles; t++) {
+            const vec_acc of_c = FN(fold_columns)(totals + t * LANES, used);
+            const vec_acc of_distance = FN(fold_columns)(distances + t * LANES, used);
+            total[t] = chunk ? vec_acc_merge(total[t], of_c) : of_c;
+            distance[t] = chunk ? vec_acc_merge(distance[t], of_distance) : of_distance;
+        }
+    }
+    for (int t = 0; t < g->tiles; t++) {
+        double hi[LANES], lo[LANES];
+        vec_acc_get(total[t], hi, lo);
+        for (int j = 0; j < LANES; j++)
+            sums[t].c[j] = hi[j] + lo[j];
+        vec_acc_get(distance[t], hi, lo);
+        for (int j = 0; j < LANES; j++)
+            sums[t].distance[j] = 2 * (hi[j] + lo[j]);
+    }
+}
+
+/* ---- losses, and what the gradient needs */
+
+/* What the targets of up to LANES rows, or of the columns of a tile, name. */
+typedef struct {
+    ptrdiff_t index[LANES]; /* of the class, or -1 */
+    bool ignored[LANES];    /* the row does not count */
+    real x[LANES];          /* its logit */
+    double c[LANES];        /* its c, or 0 */
+    double other_c[LANES];  /* the part of that which c_sums has too */
+} FN(named);
+
+FSM_INLINE_ bool FN(is_ignored)(const fsm_args *args, const fsm_row *row) {
+    return args->loss.ignores &&
+           fsm_integer(&args->operands[FSM_TARGET], row->at[FSM_TARGET]) == args->loss.ignore_index;
+}
+
+static void FN(named_of)(const FN(group) * g, int t, FN(named) * named) {
+    const fsm_args *args = g->args;
+    const bool names = fsm_has_integers(&args->operands[FSM_TARGET]);
+    const int count = FN(entries)(g, t);
+    for (int j = 0; j < LANES; j++) {
+        named->index[j] = -1;
+        named->ignored[j] = false;
+        named->x[j] = 0;
+        named->c[j] = named->other_c[j] = 0;
+    }
+    for (int j = 0; names && j < count; j++) {
+        const fsm_row row = fsm_row_across(g->row, args, t * LANES + j);
+        if (FN(is_ignored)(args, &row)) {
+            named->ignored[j] = true;
+            continue;
+        }
+        const ptrdiff_t at = (ptrdiff_t)fsm_integer(&args->operands[FSM_TARGET], row.at[FSM_TARGET]);
+        real weight = 1;
+        if (args->operands[FSM_CLASS_WEIGHT].data)
+            weight = FN(element)(args, FSM_CLASS_WEIGHT, row.at[FSM_CLASS_WEIGHT], at);
+        named->index[j] = at;
+        named->x[j] = FN(element)(args, FSM_X, row.at[FSM_X], at);
+        named->other_c[j] = (real)((real)args->loss.uniform * weight);
+        named->c[j] = args->loss.own * weight + named->other_c[j];
+    }
+    if (args->loss.softcap > 0)
+        FN(cap)(args, named->x, LANES);
+}
+
+/* Stores the losses of tile t. */
+static void FN(store_losses)(const FN(group) * g, int t, const double *losses) {
+    const ptrdiff_t across = g->args->operands[FSM_LOSS].across;
+    char *to = g->row.at[FSM_LOSS] + t * LANES * across;
+    for (int j = 0; j < FN(entries)(g, t); j++, to += across) {
+        const uint64_t bits = isnan(losses[j]) ? UINT64_C(0x7ff8000000000000) : fsm_f64_bits(losses[j]);
+        memcpy(to, &bits, sizeof bits);
+    }
+}
+
+/* Of rows (t = 0), or of tile t: stores the losses; returns in `shares` what their gradients take. */
+static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_state) * s, const FN(c_sums) * sums,
+                                     FN(shares) * shares, FN(share_kind) kind) {
+    const fsm_loss *loss = &g->args->loss;
+    const int count = FN(entries)(g, t);
+    FN(named) named;
+    double tails[LANES], losses[LANES], f[LANES], slope[LANES];
+    real max[LANES], shift[LANES], e[LANES];
+    FN(named_of)(g, t, &named);
+    FN(log_tails)(s, count, tails);
+    for (int j = 0; j < LANES; j++) {
+        const bool here = j < count && isfinite(s->max[j]);
+        max[j] = here ? (real)s->max[j] : 0;
+        shift[j] = here ? (real)s->shift[j] : 0;
+    }
+    vec_store(e, FN(exp)(vec_load(named.x), FN(exp_frame_of)(vec_load(max), vec_load(shift), g->beta), true));
+    for (int j = 0; j < count; j++) {
+        const double own = named.c[j] - named.other_c[j]; /* what c_sums does not have */
+        const double c = own + sums->c[j];
+        const double lse = s->max[j] + tails[j];
+        const bool none = s->flags[j] || !isfinite(s->max[j]);
+        losses[j] = sums->distance[j] + (own != 0 ? own * (s->max[j] - named.x[j]) : 0) + c * tails[j];
+        losses[j] = loss->z != 0 ? losses[j] + loss->z * lse * lse : losses[j];
+        losses[j] = named.ignored[j] ? 0 : none ? NAN : losses[j];
+        slope[j] = 2 * loss->z * lse;
+        f[j] = named.ignored[j] ? 0 : loss->scale * (c + slope[j]);
+        /* The named class. */
+        const fsm_sum all = FN(sum_merge)(s->others[j], (fsm_sum){s->e[j], 0});
+        const double sum = all.hi + all.lo;
+        const bool is_max = named.index[j] == s->index[j];
+        const double p = (is_max ? s->e[j] : e[j]) / sum;
+        const double rest = is_max ? (s->others[j].hi + s->others[j].lo) / sum : 1 - p;
+        const double others = c - named.c[j];
+        double result = loss->scale * ((others + slope[j]) * p - named.c[j] * rest);
+        if (loss->softcap > 0) {
+            const double part = named.x[j] / loss->softcap;
+            result *= 1 - part * part;
+        }
+        shares->own[j] = (real)result;
+    }
+    FN(store_losses)(g, t, losses);
+    FN(shares_of)(shares, s, f, count, kind);
+    for (int j = 0; j < LANES; j++) {
+        const bool counts = j < count && !named.ignored[j];
+        shares->index[j] = counts ? named.index[j] : -1;
+        shares->c_factor[j] = counts ? (real)(-loss->scale * E_FACTOR) : 0;
+        if (j < count && named.ignored[j]) {
+            shares->filled[j] = true;
+            shares->fill[j] = 0;
+        }
+    }
+}
+
+/* ---- rows */
+
+/* Rows that count. */
+FSM_INLINE void FN(cross_entropy_rows_body)(const FN(group) * g, const FN(share_kind) kind) {
+    FN(log_state) state;
+    FN(c_sums) sums = {{0}, {0}};
+    FN(shares) shares;
+    FN(log_sweep_rows)(g, &state, FN(SUMS));
+    for (ptrdiff_t r = 0; kind == FN(SHARES_AND_C) && r < g->rows; r++)
+        FN(c_sum_row)(g, r, isfinite(state.max[r]) ? (real)state.max[r] : 0, &sums);
+    FN(cross_entropy_finish)(g, 0, &state, &sums, &shares, kind);
+    if (g->args->operands[FSM_Y].data)
+        FN(share_rows)(g, &state, &shares, kind);
+}
+
+/* The rows that do not count are not read. */
+static void FN(cross_entropy_rows)(const FN(group) * g) {
+    const fsm_args *args = g->args;
+    const double none[LANES] = {0};
+    FN(group) part = *g;
+    for (ptrdiff_t r = 0; r < g->rows; r += part.rows) {
+        part.row = fsm_row_across(g->row, args, r);
+        const bool ignored = FN(is_ignored)(args, &part.row);
+        for (part.rows = 1; r + part.rows < g->rows; part.rows++) {
+            const fsm_row row = fsm_row_across(g->row, args, r + part.rows);
+            if (FN(is_ignored)(args, &row) != ignored)
+                break;
+        }
+        if (ignored) {
+            FN(store_losses)(&part, 0, none);
+            for (ptrdiff_t i = 0; args->operands[FSM_Y].data && i < part.rows; i++)
+                FN(fill)(&part, i, 0, 0);
+        } else if (FN(has_c)(args)) {
+            FN(cross_entropy_rows_body)(&part, FN(SHARES_AND_C));
+        } else {
+            FN(cross_entropy_rows_body)(&part, FN(SHARES));
+        }
+    }
+}
+
+/* ---- columns */
+
+FSM_INLINE void FN(cross_entropy_columns_body)(const FN(group) * g, const FN(share_kind) kind) {
+    FN(log_state) states[LOG_TILES];
+    FN(c_sums) sums[LOG_TILES];
+    FN(shares) shares[LOG_TILES];
+    memset(sums, 0, sizeof *sums * (size_t)g->tiles);
+    FN(log_sweep_columns)(g, states, FN(SUMS));
+    if (kind == FN(SHARES_AND_C))
+        FN(c_sum_columns)(g, states, sums);
+    for (int t = 0; t < g->tiles; t++)
+        FN(cross_entropy_finish)(g, t, &states[t], &sums[t], &shares[t], kind);
+    if (g->args->operands[FSM_Y].data)
+        FN(share_columns)(g, states, shares, kind);
+}
+
+static void FN(cross_entropy_columns)(const FN(group) * g) {
+    if (FN(has_c)(g->args))
+        FN(cross_entropy_columns_body)(g, FN(SHARES_AND_C));
+    else
+        FN(cross_entropy_columns_body)(g, FN(SHARES));
+}
+
+static void FN(cross_entropy)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const FN(plan) plan = {.hold_rows = args->operands[FSM_Y].data || FN(has_c)(args),
+                           .room = FN(has_c)(args) ? SPARE_AT : LOG_ROOM,
+                           .tiles = LOG_TILES,
+                           .most_rows = LANES};
+    FN(each_group)(args, begin, end, scratch, plan, FN(cross_entropy_rows), FN(cross_entropy_columns));
+}

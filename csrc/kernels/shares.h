@@ -1,0 +1,200 @@
+/* Shares: y = f*softmax(x) + c, where f is a number for each row and c, if there is one, for each element: the second
+ * sweep of logsumexp_grad and cross_entropy, after the first one of the log family.
+ *
+ * The exponentials are computed again, in the frame of the row's maximum, so that nothing is kept and y may be x.
+ * Without c, every result is a quotient whose divisor has f in it (math.h). With c both terms are taken times
+ * E_FACTOR, and integers take that off where results are subnormal, as in gradients.h. */
+
+/* f*softmax(x); the same, where no x counts as more than the maximum, which is a logarithm of a sum; and with a c. */
+typedef enum { FN(SHARES), FN(SHARES_OF_LSE), FN(SHARES_AND_C) } FN(share_kind);
+
+/* Of up to LANES rows, or of the columns of a tile. */
+typedef struct {
+    real max[LANES], shift[LANES];
+    real hi[LANES], lo[LANES];
+    real unit[LANES], off[LANES]; /* without c: FN(share_divisor) */
+    real c_factor[LANES];         /* with c: what that is multiplied by */
+    ptrdiff_t index[LANES];       /* of the element whose result is `own`, or -1 */
+    real own[LANES];
+    bool filled[LANES]; /* with this, instead of a result: */
+    real_bits fill[LANES];
+} FN(shares);
+
+/* Of the first `count`, from their states and f; the others do not exist. A row without a sum, or whose f is not
+ * finite, has no result. Sets all but c_factor, index and own. */
+static void FN(shares_of)(FN(shares) * s, const FN(log_state) * state, const double *f, int count,
+                          FN(share_kind) kind) {
+    for (int j = 0; j < LANES; j++) {
+        const fsm_sum sum = FN(sum_merge)(state->others[j], (fsm_sum){state->e[j], 0});
+        const bool none = j >= count || state->flags[j] || !isfinite(state->max[j]) || !isfinite(f[j]);
+        s->max[j] = none ? 0 : (real)state->max[j];
+        s->shift[j] = none ? 0 : (real)state->shift[j];
+        FN(share_divisor)(none ? (fsm_sum){1, 0} : sum, none ? 0 : f[j], &s->hi[j], &s->lo[j], &s->unit[j], &s->off[j]);
+        if (kind == FN(SHARES_AND_C))
+            s->hi[j] = none ? 0 : (real)(f[j] * (E_FACTOR / (sum.hi + sum.lo)));
+        s->filled[j] = none && j < count;
+        s->fill[j] = QUIET_NAN_BITS;
+    }
+}
+
+/* What the second sweep of a row, or of a tile, works with. */
+typedef struct {
+    FN(exp_frame) frame;
+    FN(divisor) divisor;
+    vec max, unit, off, c_factor;
+    bool careful;
+    real softcap; /* 0: none */
+} FN(share_terms);
+
+FSM_INLINE FN(share_terms)
+    FN(share_terms_of)(const FN(group) * g, const FN(shares) * s, ptrdiff_t j, bool columns, bool careful) {
+    const vec max = columns ? vec_load(s->max) : vec_set1(s->max[j]);
+    const vec shift = columns ? vec_load(s->shift) : vec_set1(s->shift[j]);
+    return (FN(share_terms)){
+        .frame = FN(exp_frame_of)(max, shift, g->beta),
+        .divisor = {columns ? vec_load(s->hi) : vec_set1(s->hi[j]), columns ? vec_load(s->lo) : vec_set1(s->lo[j])},
+        .max = max,
+        .unit = columns ? vec_load(s->unit) : vec_set1(s->unit[j]),
+        .off = columns ? vec_load(s->off) : vec_set1(s->off[j]),
+        .c_factor = columns ? vec_load(s->c_factor) : vec_set1(s->c_factor[j]),
+        .careful = careful,
+        .softcap = (real)g->args->loss.softcap,
+    };
+}
+
+/* The derivative of capped logits: 1 - (x/cap)^2. */
+FSM_OUTLINE_ void FN(uncap)(vec *y, const vec *x, int count, real cap) {
+    for (int i = 0; i < count; i++) {
+        const vec t = vec_mul(x[i], vec_set1(1 / cap));
+        y[i] = vec_mul(y[i], vec_fma(vec_sub(vec_set1(0), t), t, vec_set1(1)));
+    }
+}
+
+/* `count` <= 4, a constant, blocks of results, in place of x. */
+FSM_INLINE void FN(share_blocks)(vec *a, const vec *c, const int count, const FN(share_terms) * terms,
+                                 const FN(share_kind) kind) {
+    vec x[4];
+    if (kind == FN(SHARES_OF_LSE))
+        for (int i = 0; i < count; i++)
+            a[i] = vec_select_lt(terms->max, a[i], terms->max, a[i]);
+    if (terms->softcap > 0)
+        for (int i = 0; i < count; i++)
+            x[i] = a[i];
+    FN(exp_blocks)(a, count, &terms->frame, terms->careful);
+    FSM_UNROLL
+    for (int i = 0; i < count; i++)
+        a[i] = kind == FN(SHARES_AND_C) ? vec_fma(a[i], terms->divisor.hi, vec_mul(c[i], terms->c_factor))
+                                        : FN(share)(a[i], terms->divisor, terms->unit, terms->off);
+    if (kind == FN(SHARES_AND_C))
+        FN(unscale)(a, count);
+    if (terms->softcap > 0) {
+        vec y[4];
+        for (int i = 0; i < count; i++)
+            y[i] = a[i];
+        FN(uncap)(y, x, count, terms->softcap);
+        for (int i = 0; i < count; i++)
+            a[i] = y[i];
+    }
+}
+
+/* Blocks [i, i + count) of tile t of a piece; count <= 4 is a constant. y may be x. */
+FSM_INLINE void FN(share_piece)(FN(piece) x, FN(piece) c, FN(piece) y, ptrdiff_t t, ptrdiff_t i, const int count,
+                                const FN(share_terms) * terms, const FN(share_kind) kind) {
+    vec a[4], b[4];
+    FSM_UNROLL
+    for (int k = 0; k < count; k++) {
+        a[k] = vec_load(FN(in_piece)(x, t, i + k));
+        b[k] = kind == FN(SHARES_AND_C) ? vec_load(FN(in_piece)(c, t, i + k)) : a[k];
+    }
+    FN(share_blocks)(a, b, count, terms, kind);
+    FSM_UNROLL
+    for (int k = 0; k < count; k++)
+        vec_store(FN(in_piece)(y, t, i + k), a[k]);
+}
+
+/* n elements of a row. y may be x. */
+FSM_INLINE void FN(share_chunk)(const real *x, const real *c, real *y, ptrdiff_t n, const FN(share_terms) * terms,
+                                const FN(share_kind) kind) {
+    const ptrdiff_t step = LANES * sizeof(real), blocks = n / LANES, rest = n % LANES;
+    const FN(piece) of_x = {(char *)x, step, 0, blocks}, of_c = {(char *)c, step, 0, blocks};
+    const FN(piece) of_y = {(char *)y, step, 0, blocks};
+    ptrdiff_t i = 0;
+    for (; i + 4 <= blocks; i += 4)
+        FN(share_piece)(of_x, of_c, of_y, 0, i, 4, terms, kind);
+    for (; i < blocks; i++)
+        FN(share_piece)(of_x, of_c, of_y, 0, i, 1, terms, kind);
+    if (rest) {
+        vec a = vec_load_n(x + i * LANES, rest, 0);
+        vec b = kind == FN(SHARES_AND_C) ? vec_load_n(c + i * LANES, rest, 0) : a;
+        FN(share_blocks)(&a, &b, 1, terms, kind);
+        vec_store_n(y + i * LANES, rest, a);
+    }
+}
+
+/* c before it is multiplied by c_factor: elements [begin, begin + count) of row r, or of all tiles. */
+static void FN(load_c)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t count, real *c);
+static FN(piece) FN(piece_of_c)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count);
+
+/* Results of rows. */
+FSM_INLINE void FN(share_rows)(const FN(group) * g, const FN(log_state) * state, const FN(shares) * s,
+                               const FN(share_kind) kind) {
+    const ptrdiff_t n = g->args->n;
+    real *c_room = FN(spare_of)(g);
+    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+        if (!g->x_ready && !g->held)
+            FN(load_group)(g, c, count);
+        for (ptrdiff_t r = 0; r < g->rows; r++) {
+            const real *x = g->x_ready ? FN(in_place)(g, FSM_X, r, c) : FN(in_scratch)(g, r, c);
+            real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : FN(in_scratch)(g, r, c);
+            const FN(share_terms) terms = FN(share_terms_of)(g, s, r, false, state->careful[r]);
+            if (kind == FN(SHARES_AND_C))
+                FN(load_c)(g, r, c, count, c_room);
+            FN(share_chunk)(x, c_room, y, count, &terms, kind);
+            if (s->index[r] >= c && s->index[r] < c + count)
+                memcpy(y + (s->index[r] - c), &s->own[r], sizeof *y);
+        }
+        if (!g->y_ready && !g->held)
+            FN(store_group)(g, c, count);
+    }
+    if (!g->y_ready && g->held)
+        FN(store_group)(g, 0, n);
+    for (ptrdiff_t r = 0; r < g->rows; r++)
+        if (s->filled[r])
+            FN(fill)(g, r, s->fill[r], 0);
+}
+
+/* Results of tiles. */
+FSM_INLINE void FN(share_columns)(const FN(group) * g, const FN(log_state) * states, const FN(shares) * shares,
+                                  const FN(share_kind) kind) {
+    const ptrdiff_t n = g->args->n;
+    const bool in_place = FN(lies_in_tiles)(g, FSM_Y);
+    FN(share_terms) terms[LOG_TILES];
+    for (int t = 0; t < g->tiles; t++)
+        terms[t] = FN(share_terms_of)(g, &shares[t], 0, true, states[t].careful[0]);
+    for (ptrdiff_t begin = 0; begin < n; begin += PIECE) {
+        const FN(piece) x = FN(piece_of_x)(g, begin, n - begin < PIECE ? n - begin : PIECE, kind != FN(SHARES_OF_LSE));
+        const FN(piece) y =
+            in_place ? FN(piece_in_place)(g, FSM_Y, begin, x.count) : FN(piece_in_scratch)(g, begin, x.count);
+        const FN(piece) c = kind == FN(SHARES_AND_C) ? FN(piece_of_c)(g, begin, x.count) : x;
+        ptrdiff_t i = 0;
+        for (; i + 4 <= x.count; i += 4)
+            for (int t = 0; t < g->tiles; t++)
+                FN(share_piece)(x, c, y, t, i, 4, &terms[t], kind);
+        for (; i < x.count; i++)
+            for (int t = 0; t < g->tiles; t++)
+                FN(share_piece)(x, c, y, t, i, 1, &terms[t], kind);
+        for (int t = 0; t < g->tiles; t++)
+            for (int j = 0; j < LANES; j++) {
+                const ptrdiff_t at = shares[t].index[j] - begin;
+                if (at >= 0 && at < x.count)
+                    memcpy(FN(in_piece)(y, t, at) + j, &shares[t].own[j], sizeof(real));
+            }
+        if (!in_place)
+            FN(store_group)(g, begin, x.count);
+    }
+    for (int t = 0; t < g->tiles; t++)
+        for (int j = 0; j < FN(entries)(g, t); j++)
+            if (shares[t].filled[j])
+                FN(fill)(g, t * LANES + j, shares[t].fill[j], 0);
+}
