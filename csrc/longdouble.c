@@ -462,8 +462,10 @@ static void cross_entropy(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, 
         ptrdiff_t named = -1;
         bool ignored = false;
         if (fsm_has_integers(&args->operands[FSM_TARGET])) {
-            named = (ptrdiff_t)fsm_integer(&args->operands[FSM_TARGET], r->at.row.at[FSM_TARGET]);
-            ignored = loss->ignores && named == loss->ignore_index;
+            int64_t target = -1;
+            fsm_load_integers(&args->operands[FSM_TARGET], r->at.row.at[FSM_TARGET], 0, 1, &target);
+            ignored = loss->ignores && target == loss->ignore_index;
+            named = (ptrdiff_t)target;
         }
         const summary s = ignored ? (summary){0} : summarize(r, 1);
         const bool none = s.flags || s.leader < 0;

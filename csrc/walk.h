@@ -58,35 +58,6 @@ static const unsigned char fsm_size_of[FSM_STORAGES] = {
 #undef INTEGER
 };
 
-/* ---- one integer */
-
-FSM_INLINE_ bool fsm_has_integers(const fsm_operand *operand) {
-    return operand->storage >= FSM_STORAGE_boolean;
-}
-
-FSM_INLINE_ int64_t fsm_integer(const fsm_operand *operand, const char *at) {
-    const int size = fsm_size_of[operand->storage];
-    char raw[sizeof(int64_t)];
-    for (int k = 0; k < size && size <= (int)sizeof raw; k++)
-        raw[k] = at[operand->swapped ? size - 1 - k : k];
-    switch (operand->storage) {
-#define HALF(name)
-#define FLOAT(name, type)
-#define INTEGER(name, type)                                                                                            \
-    case FSM_STORAGE_##name: {                                                                                         \
-        type number;                                                                                                   \
-        memcpy(&number, raw, sizeof number);                                                                           \
-        return (int64_t)number;                                                                                        \
-    }
-#include "storage.def"
-#undef HALF
-#undef FLOAT
-#undef INTEGER
-    default:
-        return -1;
-    }
-}
-
 /* ---- bytes: `count` elements of `size` bytes, in steps of bytes, their bytes reversed if `swapped` */
 
 FSM_INLINE_ void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
@@ -120,6 +91,40 @@ FSM_OUTLINE_ void fsm_copy(char *to, ptrdiff_t to_step, const char *from, ptrdif
         fsm_copy_sized(to, to_step, from, from_step, count, 8, true);
     else
         fsm_copy_sized(to, to_step, from, from_step, count, size, swapped);
+}
+
+/* ---- integers */
+
+FSM_INLINE_ bool fsm_has_integers(const fsm_operand *operand) {
+    return operand->storage >= FSM_STORAGE_boolean;
+}
+
+/* `count` <= FSM_MOST_INTEGERS of an operand that has them, `step` bytes apart at `from`. */
+#define FSM_MOST_INTEGERS 32
+
+static void fsm_load_integers(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
+                              int64_t *to) {
+    const int size = fsm_size_of[operand->storage];
+    char raw[FSM_MOST_INTEGERS * sizeof(int64_t)];
+    switch (operand->storage) {
+#define HALF(name)
+#define FLOAT(name, type)
+#define INTEGER(name, type)                                                                                            \
+    case FSM_STORAGE_##name:                                                                                           \
+        fsm_copy(raw, size, from, step, count, size, operand->swapped);                                                \
+        for (ptrdiff_t i = 0; i < count; i++) {                                                                        \
+            type number;                                                                                               \
+            memcpy(&number, raw + i * size, sizeof number);                                                            \
+            to[i] = (int64_t)number;                                                                                   \
+        }                                                                                                              \
+        break;
+#include "storage.def"
+#undef HALF
+#undef FLOAT
+#undef INTEGER
+    default:
+        break;
+    }
 }
 
 /* A place on a row: elements are counted in C order of the joined axes. */

@@ -9,7 +9,12 @@ array([[0.09003057, 0.24472847, 0.66524096],
 
 from fastsoftmax._grad import log_softmax_grad, logsumexp_grad, softmax_grad
 from fastsoftmax._logsumexp import logmeanexp, logsumexp, softmax_entropy
-from fastsoftmax._loss import cross_entropy, cross_entropy_with_grad
+from fastsoftmax._loss import (
+    cross_entropy,
+    cross_entropy_with_grad,
+    linear_cross_entropy,
+    linear_cross_entropy_with_grad,
+)
 from fastsoftmax._runtime import get_num_threads, num_threads, set_num_threads, show_config
 from fastsoftmax._softmax import log_softmax, softmax
 
@@ -19,6 +24,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_with_grad",
     "get_num_threads",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_grad",
     "log_softmax",
     "log_softmax_grad",
     "logmeanexp",

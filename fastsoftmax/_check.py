@@ -190,9 +190,10 @@ def class_axis(value: Any, ndim: int) -> int:
     return index % ndim
 
 
-def classes(function: str, count: int) -> None:
+def classes(function: str, count: int) -> int:
     if count == 0:
-        raise ValueError(f"{function}() needs at least one class, got logits with none along axis.")
+        raise ValueError(f"{function}() needs at least one class, got none.")
+    return count
 
 
 def target(value: Any, shape: tuple[int, ...], axis: int) -> NDArray[Any]:
@@ -307,3 +308,16 @@ def budget(value: Any) -> int:
     if count < 1:
         raise ValueError(f"memory_budget must be at least 1 byte, got {count}.")
     return count
+
+
+def linear_shapes(x: NDArray[Any], linear_weight: NDArray[Any], linear_bias: NDArray[Any] | None) -> None:
+    if linear_weight.ndim != 2:
+        raise ValueError(f"linear_weight has shape {linear_weight.shape}, expected (classes, features).")
+    classes_, features = linear_weight.shape
+    if x.ndim == 0 or x.shape[-1] != features:
+        raise ValueError(
+            f"x has shape {x.shape}, expected (..., {features}), as linear_weight has shape {linear_weight.shape}, "
+            "(classes, features)."
+        )
+    if linear_bias is not None and linear_bias.shape != (classes_,):
+        raise ValueError(f"linear_bias has shape {linear_bias.shape}, expected one for each class, ({classes_},).")

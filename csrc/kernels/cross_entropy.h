@@ -174,35 +174,39 @@ typedef struct {
     double other_c[LANES];  /* the part of that which c_sums has too */
 } FN(named);
 
-FSM_INLINE_ bool FN(is_ignored)(const fsm_args *args, const fsm_row *row) {
-    return args->loss.ignores &&
-           fsm_integer(&args->operands[FSM_TARGET], row->at[FSM_TARGET]) == args->loss.ignore_index;
+/* The targets of rows (t = 0), or of tile t. */
+static void FN(targets_of)(const FN(group) * g, int t, int64_t *targets) {
+    const fsm_operand *operand = &g->args->operands[FSM_TARGET];
+    fsm_load_integers(operand, FN(start_of)(g, FSM_TARGET, t * LANES), operand->across, FN(entries)(g, t), targets);
+}
+
+FSM_INLINE_ bool FN(is_ignored)(const fsm_loss *loss, int64_t target) {
+    return loss->ignores && target == loss->ignore_index;
 }
 
 static void FN(named_of)(const FN(group) * g, int t, FN(named) * named) {
     const fsm_args *args = g->args;
     const bool names = fsm_has_integers(&args->operands[FSM_TARGET]);
-    const int count = FN(entries)(g, t);
+    const bool weighted = args->operands[FSM_CLASS_WEIGHT].data;
+    int64_t targets[LANES];
+    real weights[LANES];
+    if (names)
+        FN(targets_of)(g, t, targets);
     for (int j = 0; j < LANES; j++) {
-        named->index[j] = -1;
-        named->ignored[j] = false;
-        named->x[j] = 0;
-        named->c[j] = named->other_c[j] = 0;
-    }
-    for (int j = 0; names && j < count; j++) {
-        const fsm_row row = fsm_row_across(g->row, args, t * LANES + j);
-        if (FN(is_ignored)(args, &row)) {
-            named->ignored[j] = true;
-            continue;
+        const bool here = names && j < FN(entries)(g, t);
+        const ptrdiff_t r = t * LANES + j;
+        named->ignored[j] = here && FN(is_ignored)(&args->loss, targets[j]);
+        named->index[j] = here && !named->ignored[j] ? (ptrdiff_t)targets[j] : -1;
+        named->x[j] = weights[j] = 0;
+        if (named->index[j] >= 0) {
+            named->x[j] = FN(element)(args, FSM_X, FN(start_of)(g, FSM_X, r), named->index[j]);
+            weights[j] =
+                weighted ? FN(element)(args, FSM_CLASS_WEIGHT, FN(start_of)(g, FSM_CLASS_WEIGHT, r), targets[j]) : 1;
         }
-        const ptrdiff_t at = (ptrdiff_t)fsm_integer(&args->operands[FSM_TARGET], row.at[FSM_TARGET]);
-        real weight = 1;
-        if (args->operands[FSM_CLASS_WEIGHT].data)
-            weight = FN(element)(args, FSM_CLASS_WEIGHT, row.at[FSM_CLASS_WEIGHT], at);
-        named->index[j] = at;
-        named->x[j] = FN(element)(args, FSM_X, row.at[FSM_X], at);
-        named->other_c[j] = (real)((real)args->loss.uniform * weight);
-        named->c[j] = args->loss.own * weight + named->other_c[j];
+    }
+    for (int j = 0; j < LANES; j++) {
+        named->other_c[j] = (real)((real)args->loss.uniform * weights[j]);
+        named->c[j] = args->loss.own * weights[j] + named->other_c[j];
     }
     if (args->loss.softcap > 0)
         FN(cap)(args, named->x, LANES);
@@ -286,20 +290,24 @@ FSM_INLINE void FN(cross_entropy_rows_body)(const FN(group) * g, const FN(share_
         FN(share_rows)(g, &state, &shares, kind);
 }
 
-/* The rows that do not count are not read. */
+/* Runs of rows that count, and of others, which are not read. */
 static void FN(cross_entropy_rows)(const FN(group) * g) {
     const fsm_args *args = g->args;
     const double none[LANES] = {0};
+    bool ignored[LANES] = {false};
+    if (args->loss.ignores) {
+        int64_t targets[LANES];
+        FN(targets_of)(g, 0, targets);
+        for (ptrdiff_t r = 0; r < g->rows; r++)
+            ignored[r] = FN(is_ignored)(&args->loss, targets[r]);
+    }
     FN(group) part = *g;
     for (ptrdiff_t r = 0; r < g->rows; r += part.rows) {
         part.row = fsm_row_across(g->row, args, r);
-        const bool ignored = FN(is_ignored)(args, &part.row);
-        for (part.rows = 1; r + part.rows < g->rows; part.rows++) {
-            const fsm_row row = fsm_row_across(g->row, args, r + part.rows);
-            if (FN(is_ignored)(args, &row) != ignored)
-                break;
-        }
-        if (ignored) {
+        part.rows = 1;
+        while (r + part.rows < g->rows && ignored[r + part.rows] == ignored[r])
+            part.rows++;
+        if (ignored[r]) {
             FN(store_losses)(&part, 0, none);
             for (ptrdiff_t i = 0; args->operands[FSM_Y].data && i < part.rows; i++)
                 FN(fill)(&part, i, 0, 0);

@@ -5,8 +5,8 @@
 static void FN(state_of_lse)(const FN(group) * g, int t, FN(log_state) * s) {
     real lse[LANES], k[LANES], shift[LANES];
     for (int j = 0; j < LANES; j++) {
-        const fsm_row row = fsm_row_across(g->row, g->args, t * LANES + j);
-        const real given = j < FN(entries)(g, t) ? FN(element)(g->args, FSM_SAVED, row.at[FSM_SAVED], 0) : 0;
+        const bool here = j < FN(entries)(g, t);
+        const real given = here ? FN(element)(g->args, FSM_SAVED, FN(start_of)(g, FSM_SAVED, t * LANES + j), 0) : 0;
         s->flags[j] = !isfinite(given);
         lse[j] = isfinite(given) ? given : 0;
     }
@@ -29,8 +29,8 @@ static void FN(logsumexp_grad_shares)(const FN(group) * g, int t, const FN(log_s
                                       FN(share_kind) kind) {
     double f[LANES];
     for (int j = 0; j < LANES; j++) {
-        const fsm_row row = fsm_row_across(g->row, g->args, t * LANES + j);
-        f[j] = j < FN(entries)(g, t) ? FN(element)(g->args, FSM_GRAD, row.at[FSM_GRAD], 0) : 0;
+        const bool here = j < FN(entries)(g, t);
+        f[j] = here ? FN(element)(g->args, FSM_GRAD, FN(start_of)(g, FSM_GRAD, t * LANES + j), 0) : 0;
         s->index[j] = -1;
     }
     FN(shares_of)(s, state, f, FN(entries)(g, t), kind);

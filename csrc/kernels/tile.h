@@ -32,9 +32,14 @@ FSM_INLINE_ real *FN(in_scratch)(const FN(group) * g, ptrdiff_t t, ptrdiff_t i) 
     return g->scratch + t * g->pitch + (g->held ? i * (g->columns ? LANES : 1) : 0);
 }
 
-/* The same of a row, where it lies. */
+/* Where row or column r of an operand begins. */
+FSM_INLINE_ char *FN(start_of)(const FN(group) * g, int which, ptrdiff_t r) {
+    return g->row.at[which] + r * g->args->operands[which].across;
+}
+
+/* Element i of row r, where it lies ready. */
 FSM_INLINE_ real *FN(in_place)(const FN(group) * g, int which, ptrdiff_t r, ptrdiff_t i) {
-    return (real *)(g->row.at[which] + r * g->args->operands[which].across) + i;
+    return (real *)FN(start_of)(g, which, r) + i;
 }
 
 /* Whether a row's numbers can be read, or written, where they lie. */
