@@ -302,19 +302,19 @@ def _compute(
     axes: tuple[int, ...],
     y: Array | None,
     num_threads: int,
-    operands: dict[str, Array | None],
+    operands: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
     """y, and `operands` by their names in _core.compute(), are of the shape of a, or 1 long along the axes."""
-    final = y
     if y is not None and _core.repeats(y):
-        y = np.empty(y.shape, y.dtype)
-    elif y is not None:
+        once = np.empty(y.shape, y.dtype)
+        _core.compute(OPS[name], compute, a, axes, once, num_threads, **operands, **options)
+        np.copyto(y, once)
+        return
+    if y is not None:
         if _core.overlaps(a, y):
             a = a.copy()
         for key, operand in operands.items():
             if operand is not None and _core.overlaps(operand, y):
                 operands[key] = operand.copy()
     _core.compute(OPS[name], compute, a, axes, y, num_threads, **operands, **options)
-    if final is not None and final is not y:
-        np.copyto(final, y)
