@@ -212,67 +212,64 @@ static void FN(named_of)(const FN(group) * g, int t, FN(named) * named) {
         FN(cap)(args, named->x, LANES);
 }
 
-/* Stores the losses of tile t. */
-static void FN(store_losses)(const FN(group) * g, int t, const double *losses) {
+/* Stores the losses of tile t: NaN for rows without a sum, 0 for those that do not count. */
+static void FN(store_losses)(const FN(group) * g, int t, const FN(log_state) * s, const bool *ignored,
+                             const double *losses) {
     const ptrdiff_t across = g->args->operands[FSM_LOSS].across;
-    char *to = g->row.at[FSM_LOSS] + t * LANES * across;
+    char *to = FN(start_of)(g, FSM_LOSS, t * LANES);
     for (int j = 0; j < FN(entries)(g, t); j++, to += across) {
-        const uint64_t bits = isnan(losses[j]) ? UINT64_C(0x7ff8000000000000) : fsm_f64_bits(losses[j]);
-        memcpy(to, &bits, sizeof bits);
+        const bool none = s->flags[j] || !isfinite(s->max[j]) || isnan(losses[j]);
+        const double loss = ignored[j] ? 0 : none ? NAN : losses[j];
+        memcpy(to, &loss, sizeof loss);
     }
 }
 
-/* Of rows (t = 0), or of tile t: stores the losses; returns in `shares` what their gradients take. */
+/* Of rows (t = 0), or of tile t: stores the losses; returns in `shares` what their gradients take. The middle loop has
+ * no branch, so that compilers vectorise it; what it gives for rows without a sum is of no use. */
 static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_state) * s, const FN(c_sums) * sums,
-                                     FN(shares) * shares, FN(share_kind) kind) {
-    const fsm_loss *loss = &g->args->loss;
+                                     FN(shares) * shares, bool with_c) {
+    const fsm_loss loss = g->args->loss;
     const int count = FN(entries)(g, t);
     FN(named) named;
-    double tails[LANES], losses[LANES], f[LANES], slope[LANES];
+    double tails[LANES], losses[LANES], f[LANES], gradient[LANES];
     real max[LANES], shift[LANES], e[LANES];
     FN(named_of)(g, t, &named);
     FN(log_tails)(s, count, tails);
     for (int j = 0; j < LANES; j++) {
-        const bool here = j < count && isfinite(s->max[j]);
-        max[j] = here ? (real)s->max[j] : 0;
-        shift[j] = here ? (real)s->shift[j] : 0;
+        max[j] = j < count ? (real)s->max[j] : 0;
+        shift[j] = j < count ? (real)s->shift[j] : 0;
     }
-    vec_store(e, FN(exp)(vec_load(named.x), FN(exp_frame_of)(vec_load(max), vec_load(shift), g->beta), true));
+    const vec finite_max = FN(finite_or)(vec_load(max), vec_set1(0));
+    const FN(exp_frame) frame = FN(exp_frame_of)(finite_max, vec_load(shift), g->beta);
+    vec_store(e, FN(exp)(vec_load(named.x), frame, true));
     for (int j = 0; j < count; j++) {
-        const double own = named.c[j] - named.other_c[j]; /* what c_sums does not have */
-        const double c = own + sums->c[j];
-        const double lse = s->max[j] + tails[j];
-        const bool none = s->flags[j] || !isfinite(s->max[j]);
-        losses[j] = sums->distance[j] + (own != 0 ? own * (s->max[j] - named.x[j]) : 0) + c * tails[j];
-        losses[j] = loss->z != 0 ? losses[j] + loss->z * lse * lse : losses[j];
-        losses[j] = named.ignored[j] ? 0 : none ? NAN : losses[j];
-        slope[j] = 2 * loss->z * lse;
-        f[j] = named.ignored[j] ? 0 : loss->scale * (c + slope[j]);
-        /* The named class. */
-        const fsm_sum all = FN(sum_merge)(s->others[j], (fsm_sum){s->e[j], 0});
-        const double sum = all.hi + all.lo;
+        const double own = named.c[j] - named.other_c[j], c = own + sums->c[j]; /* c_sums has the rest of c */
+        const double lse = s->max[j] + tails[j], slope = 2 * loss.z * lse;
+        const double distance = own * fsm_select(own == 0, 0, s->max[j] - named.x[j]);
+        losses[j] = sums->distance[j] + distance + c * tails[j] + loss.z * lse * lse;
+        f[j] = loss.scale * (c + slope);
+
+        const double others = s->others[j].hi + s->others[j].lo, sum = s->e[j] + others;
         const bool is_max = named.index[j] == s->index[j];
-        const double p = (is_max ? s->e[j] : e[j]) / sum;
-        const double rest = is_max ? (s->others[j].hi + s->others[j].lo) / sum : 1 - p;
-        const double others = c - named.c[j];
-        double result = loss->scale * ((others + slope[j]) * p - named.c[j] * rest);
-        if (loss->softcap > 0) {
-            const double part = named.x[j] / loss->softcap;
-            result *= 1 - part * part;
-        }
-        shares->own[j] = (real)result;
+        const double p = fsm_select(is_max, s->e[j], e[j]) / sum;
+        const double rest = fsm_select(is_max, others / sum, 1 - p);
+        gradient[j] = loss.scale * ((c - named.c[j] + slope) * p - named.c[j] * rest);
     }
-    FN(store_losses)(g, t, losses);
-    FN(shares_of)(shares, s, f, count, kind);
-    for (int j = 0; j < LANES; j++) {
-        const bool counts = j < count && !named.ignored[j];
-        shares->index[j] = counts ? named.index[j] : -1;
-        shares->c_factor[j] = counts ? (real)(-loss->scale * E_FACTOR) : 0;
-        if (j < count && named.ignored[j]) {
+    FN(store_losses)(g, t, s, named.ignored, losses);
+    if (!g->args->operands[FSM_Y].data)
+        return;
+    FN(shares_of)(shares, s, f, count, with_c);
+    for (int j = 0; j < count; j++) {
+        const double part = loss.softcap > 0 ? named.x[j] / loss.softcap : 0;
+        shares->own[j] = (real)(gradient[j] * (1 - part * part));
+        shares->index[j] = named.index[j];
+        shares->c_factor[j] = (real)(-loss.scale * E_FACTOR);
+    }
+    for (int j = 0; loss.ignores && j < count; j++)
+        if (named.ignored[j]) {
             shares->filled[j] = true;
             shares->fill[j] = 0;
         }
-    }
 }
 
 /* ---- rows */
@@ -285,15 +282,24 @@ FSM_INLINE void FN(cross_entropy_rows_body)(const FN(group) * g, const FN(share_
     FN(log_sweep_rows)(g, &state, FN(SUMS));
     for (ptrdiff_t r = 0; kind == FN(SHARES_AND_C) && r < g->rows; r++)
         FN(c_sum_row)(g, r, isfinite(state.max[r]) ? (real)state.max[r] : 0, &sums);
-    FN(cross_entropy_finish)(g, 0, &state, &sums, &shares, kind);
+    FN(cross_entropy_finish)(g, 0, &state, &sums, &shares, kind == FN(SHARES_AND_C));
     if (g->args->operands[FSM_Y].data)
         FN(share_rows)(g, &state, &shares, kind);
+}
+
+/* Rows that do not. */
+static void FN(cross_entropy_ignored)(const FN(group) * g) {
+    const double none = 0;
+    for (ptrdiff_t r = 0; r < g->rows; r++) {
+        memcpy(FN(start_of)(g, FSM_LOSS, r), &none, sizeof none);
+        if (g->args->operands[FSM_Y].data)
+            FN(fill)(g, r, 0, 0);
+    }
 }
 
 /* Runs of rows that count, and of others, which are not read. */
 static void FN(cross_entropy_rows)(const FN(group) * g) {
     const fsm_args *args = g->args;
-    const double none[LANES] = {0};
     bool ignored[LANES] = {false};
     if (args->loss.ignores) {
         int64_t targets[LANES];
@@ -308,9 +314,7 @@ static void FN(cross_entropy_rows)(const FN(group) * g) {
         while (r + part.rows < g->rows && ignored[r + part.rows] == ignored[r])
             part.rows++;
         if (ignored[r]) {
-            FN(store_losses)(&part, 0, none);
-            for (ptrdiff_t i = 0; args->operands[FSM_Y].data && i < part.rows; i++)
-                FN(fill)(&part, i, 0, 0);
+            FN(cross_entropy_ignored)(&part);
         } else if (FN(has_c)(args)) {
             FN(cross_entropy_rows_body)(&part, FN(SHARES_AND_C));
         } else {
@@ -330,7 +334,7 @@ FSM_INLINE void FN(cross_entropy_columns_body)(const FN(group) * g, const FN(sha
     if (kind == FN(SHARES_AND_C))
         FN(c_sum_columns)(g, states, sums);
     for (int t = 0; t < g->tiles; t++)
-        FN(cross_entropy_finish)(g, t, &states[t], &sums[t], &shares[t], kind);
+        FN(cross_entropy_finish)(g, t, &states[t], &sums[t], &shares[t], kind == FN(SHARES_AND_C));
     if (g->args->operands[FSM_Y].data)
         FN(share_columns)(g, states, shares, kind);
 }

@@ -25,15 +25,13 @@ static void FN(state_of_lse)(const FN(group) * g, int t, FN(log_state) * s) {
     }
 }
 
-static void FN(logsumexp_grad_shares)(const FN(group) * g, int t, const FN(log_state) * state, FN(shares) * s,
-                                      FN(share_kind) kind) {
+static void FN(logsumexp_grad_shares)(const FN(group) * g, int t, const FN(log_state) * state, FN(shares) * s) {
     double f[LANES];
     for (int j = 0; j < LANES; j++) {
         const bool here = j < FN(entries)(g, t);
         f[j] = here ? FN(element)(g->args, FSM_GRAD, FN(start_of)(g, FSM_GRAD, t * LANES + j), 0) : 0;
-        s->index[j] = -1;
     }
-    FN(shares_of)(s, state, f, FN(entries)(g, t), kind);
+    FN(shares_of)(s, state, f, FN(entries)(g, t), false);
 }
 
 static void FN(logsumexp_grad_rows)(const FN(group) * g) {
@@ -41,11 +39,11 @@ static void FN(logsumexp_grad_rows)(const FN(group) * g) {
     FN(shares) shares;
     if (g->args->operands[FSM_SAVED].data) {
         FN(state_of_lse)(g, 0, &state);
-        FN(logsumexp_grad_shares)(g, 0, &state, &shares, FN(SHARES_OF_LSE));
+        FN(logsumexp_grad_shares)(g, 0, &state, &shares);
         FN(share_rows)(g, &state, &shares, FN(SHARES_OF_LSE));
     } else {
         FN(log_sweep_rows)(g, &state, FN(SUMS));
-        FN(logsumexp_grad_shares)(g, 0, &state, &shares, FN(SHARES));
+        FN(logsumexp_grad_shares)(g, 0, &state, &shares);
         FN(share_rows)(g, &state, &shares, FN(SHARES));
     }
 }
@@ -59,7 +57,7 @@ static void FN(logsumexp_grad_columns)(const FN(group) * g) {
     for (int t = 0; t < g->tiles; t++) {
         if (saved)
             FN(state_of_lse)(g, t, &states[t]);
-        FN(logsumexp_grad_shares)(g, t, &states[t], &shares[t], saved ? FN(SHARES_OF_LSE) : FN(SHARES));
+        FN(logsumexp_grad_shares)(g, t, &states[t], &shares[t]);
     }
     if (saved)
         FN(share_columns)(g, states, shares, FN(SHARES_OF_LSE));

@@ -21,20 +21,29 @@ typedef struct {
 } FN(shares);
 
 /* Of the first `count`, from their states and f; the others do not exist. A row without a sum, or whose f is not
- * finite, has no result. Sets all but c_factor, index and own. */
-static void FN(shares_of)(FN(shares) * s, const FN(log_state) * state, const double *f, int count,
-                          FN(share_kind) kind) {
-    for (int j = 0; j < LANES; j++) {
-        const fsm_sum sum = FN(sum_merge)(state->others[j], (fsm_sum){state->e[j], 0});
-        const bool none = j >= count || state->flags[j] || !isfinite(state->max[j]) || !isfinite(f[j]);
-        s->max[j] = none ? 0 : (real)state->max[j];
-        s->shift[j] = none ? 0 : (real)state->shift[j];
-        FN(share_divisor)(none ? (fsm_sum){1, 0} : sum, none ? 0 : f[j], &s->hi[j], &s->lo[j], &s->unit[j], &s->off[j]);
-        if (kind == FN(SHARES_AND_C))
-            s->hi[j] = none ? 0 : (real)(f[j] * (E_FACTOR / (sum.hi + sum.lo)));
-        s->filled[j] = none && j < count;
+ * finite, has no result. No row has an own element yet. */
+static void FN(shares_of)(FN(shares) * s, const FN(log_state) * of, const double *f, int count, bool with_c) {
+    double factors[LANES];
+    fsm_sum sums[LANES];
+    memset(s, 0, sizeof *s);
+    for (int j = 0; j < count; j++) {
+        const bool none = (of->flags[j] != 0) | !(fabs(of->max[j]) < INFINITY) | !(fabs(f[j]) < INFINITY);
+        const fsm_sum sum = FN(sum_merge)(of->others[j], (fsm_sum){of->e[j], 0});
+        s->max[j] = (real)fsm_select(none, 0, of->max[j]);
+        s->shift[j] = (real)fsm_select(none, 0, of->shift[j]);
+        sums[j] = (fsm_sum){fsm_select(none, 1, sum.hi), fsm_select(none, 0, sum.lo)};
+        factors[j] = fsm_select(none, 0, f[j]);
+        s->filled[j] = none;
+    }
+    for (int j = 0; j < count; j++) {
+        if (with_c)
+            s->hi[j] = (real)(factors[j] * (E_FACTOR / (sums[j].hi + sums[j].lo)));
+        else
+            FN(share_divisor)(sums[j], factors[j], &s->hi[j], &s->lo[j], &s->unit[j], &s->off[j]);
         s->fill[j] = QUIET_NAN_BITS;
     }
+    for (int j = 0; j < LANES; j++)
+        s->index[j] = -1;
 }
 
 /* What the second sweep of a row, or of a tile, works with. */
