@@ -243,9 +243,9 @@ def cross_entropy(
     threads = 0 if num_threads is None else _check.num_threads(num_threads)
     a = _check.array(name, "logits", logits)
     place = _check.class_axis(axis, a.ndim)
-    _check.classes(name, a.shape[place])
+    classes = _check.classes(name, "logits", a.shape, place)
     t = _check.target(target, a.shape, place)
-    loss = Loss.of(name, t, a.shape[place], *options)
+    loss = Loss.of(name, t, classes, *options)
     result = _check.result_dtype(a.dtype, None)
     y = None
     if with_grad:

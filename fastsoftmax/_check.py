@@ -190,10 +190,11 @@ def class_axis(value: Any, ndim: int) -> int:
     return index % ndim
 
 
-def classes(function: str, count: int) -> int:
-    if count == 0:
-        raise ValueError(f"{function}() needs at least one class, got none.")
-    return count
+def classes(function: str, parameter: str, shape: tuple[int, ...], axis: int) -> int:
+    """How many there are."""
+    if shape[axis] == 0:
+        raise ValueError(f"{function}() needs at least one class, got {parameter} of shape {shape}.")
+    return shape[axis]
 
 
 def target(value: Any, shape: tuple[int, ...], axis: int) -> NDArray[Any]:

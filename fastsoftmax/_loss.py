@@ -347,7 +347,7 @@ def _linear(
     given = [(x, a), (linear_weight, w)] + ([] if bias is None else [(linear_bias, bias)])
     result = _check.result_dtype(_check.promoted(*given), None)
     compute = np.dtype(np.float32) if result.itemsize == 2 else result
-    classes = _check.classes(name, len(w))
+    classes = _check.classes(name, "linear_weight", w.shape, 0)
     t = _check.target(target, (*a.shape[:-1], classes), a.ndim - 1)
     loss = _call.Loss.of(name, t, classes, *options)
 

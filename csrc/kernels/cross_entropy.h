@@ -253,7 +253,7 @@ static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_st
         const bool is_max = named.index[j] == s->index[j];
         const double p = fsm_select(is_max, s->e[j], e[j]) / sum;
         const double rest = fsm_select(is_max, others / sum, 1 - p);
-        gradient[j] = loss.scale * ((c - named.c[j] + slope) * p - named.c[j] * rest);
+        gradient[j] = loss.scale * ((sums->c[j] - named.other_c[j] + slope) * p - named.c[j] * rest);
     }
     FN(store_losses)(g, t, s, named.ignored, losses);
     if (!g->args->operands[FSM_Y].data)
