@@ -21,7 +21,13 @@ OUTPUTS = {"new": False, "out": True}
 THREADS = ("1", "all")
 
 REDUCTIONS = ("logsumexp", "logmeanexp", "softmax_entropy")
-LACKS = {"softmax_entropy": "out", "logsumexp": "temperature", "logmeanexp": "temperature"}
+GRADIENTS = {"softmax_grad": "softmax", "log_softmax_grad": "log_softmax"}  # and what they are the gradients of
+LACKS = {
+    "softmax_entropy": ("out",),
+    "logsumexp": ("temperature",),
+    "logmeanexp": ("temperature",),
+    **dict.fromkeys(GRADIENTS, ("where", "integers")),  # gradients of integers' results are those of float64
+}
 
 LAYOUTS = {
     "C": "",
@@ -65,7 +71,9 @@ class Input:
         return math.prod(self.shape[axis] for axis in self.axes)
 
     def rows(self, array):
-        """An array of this shape, and its slices as the rows of a 2-D one."""
+        """An array of this shape, its slices as the rows of a 2-D one; what has an element a slice, as a 1-D one."""
+        if array.ndim < len(self.shape):
+            return array.reshape(-1)
         return np.moveaxis(array, self.axes, range(-len(self.axes), 0)).reshape(-1, self.joined)
 
     def where(self):
@@ -116,13 +124,23 @@ class Case(Input):
     @property
     def exists(self):
         """Whether the operation has what the case asks for."""
-        asked = {"out": self.out, "temperature": self.temperature != 1}
-        return not asked.get(LACKS.get(self.op), False)
+        asked = {
+            "out": self.out,
+            "where": self.mask != "",
+            "temperature": self.temperature != 1,
+            "integers": self.dtype == "int32",
+        }
+        return not any(asked[what] for what in LACKS.get(self.op, ()))
 
     @property
     def nbytes(self):
-        """Of the input."""
+        """Of the input, or of each."""
         return self.elements * numpy_dtype(self.dtype).itemsize
+
+    @property
+    def working_set(self):
+        """Bytes of what is read and what is written, if the result is as large as the input."""
+        return (3 if self.op in GRADIENTS else 2) * self.nbytes
 
     @property
     def result_shape(self):
@@ -134,17 +152,32 @@ class Case(Input):
     def result_dtype(self):
         return np.dtype(np.float64) if self.dtype == "int32" else numpy_dtype(self.dtype)
 
+    def inputs(self):
+        """The arrays that the operation takes: new, but always with the same numbers."""
+        if self.op in GRADIENTS:
+            return self.array(self.normal(seed=1)), self.array(self.saved())
+        return (self.logits(),)
+
     def logits(self):
-        """A new array, always with the same numbers."""
-        dtype = numpy_dtype(self.dtype)
-        if self.source == "digits":
-            x = digits_logits().astype(dtype)
-        else:
-            drawn = np.float64 if self.dtype == "float64" else np.float32
-            x = np.random.default_rng(0).standard_normal(self.shape, dtype=drawn)
-            x *= self.spread
-            x = np.rint(x).astype(dtype) if self.dtype == "int32" else x.astype(dtype, copy=False)
-        return laid_out(x, self.layout)
+        return self.array(digits_logits() if self.source == "digits" else self.normal(seed=0) * self.spread)
+
+    def saved(self):
+        """The forward result that a gradient takes, in float64: of no contender."""
+        x = self.logits().astype(np.float64, order="C")
+        x /= self.temperature
+        x -= x.max(self.axes, keepdims=True)
+        e = np.exp(x)
+        total = e.sum(self.axes, keepdims=True)
+        return e / total if GRADIENTS[self.op] == "softmax" else x - np.log(total)
+
+    def normal(self, seed):
+        drawn = np.float64 if self.dtype == "float64" else np.float32
+        return np.random.default_rng(seed).standard_normal(self.shape, dtype=drawn)
+
+    def array(self, x):
+        """Numbers in the dtype and the layout of the case."""
+        x = np.rint(x) if self.dtype == "int32" else x
+        return laid_out(x.astype(numpy_dtype(self.dtype), copy=False), self.layout)
 
     def output(self):
         """An array for the result."""
@@ -198,27 +231,29 @@ SHAPES = {
     # Short rows.
     Input((1024, 10)): "",
     Input((100000, 3)): "softmax f32 out 1",
-    Input((100000, 10)): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f32 out 1",
+    Input((100000, 10)): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f32 out 1,"
+    " softmax_grad f32 out 1, log_softmax_grad f32 out 1",
     Input((100000, 16)): "softmax f32 out 1",
     Input((65536, 64)): "softmax f32 out 1",
     # In cache.
     Input((64, 1000)): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f32 out 1,"
-    " logsumexp f32 new 1, logmeanexp f32 new 1, softmax_entropy f32 new 1",
+    " logsumexp f32 new 1, logmeanexp f32 new 1, softmax_entropy f32 new 1,"
+    " softmax_grad f32 out 1, log_softmax_grad f32 out 1",
     Input((1024, 128)): "softmax f32 out 1",
     Input((1024, 1024)): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f64 out 1,"
-    " logsumexp f32 new 1, logsumexp f32 new all",
+    " logsumexp f32 new 1, logsumexp f32 new all, softmax_grad f64 out 1, log_softmax_grad f64 out 1",
     # Beyond it.
-    Input((4096, 1024)): "softmax f32 new 1",
+    Input((4096, 1024)): "softmax f32 new 1, softmax_grad f32 new 1, log_softmax_grad f32 new 1",
     Input((16384, 1024)): "softmax f32 out 1",
     # Long rows.
-    Input((128, 32000)): "softmax f32 out 1",
+    Input((128, 32000)): "softmax f32 out 1, softmax_grad f32 out 1, log_softmax_grad f32 out 1",
     Input((256, 50257)): "",
     Input((16, 1000000)): "",
     Input((1, 16000000)): "softmax f32 out all",
     # Along the other axis.
     Input((1000, 64), axis=0): "softmax f32 new 1",
     Input((1024, 1024), axis=0): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f32 out 1,"
-    " logsumexp f32 new 1",
+    " logsumexp f32 new 1, softmax_grad f32 out 1, log_softmax_grad f32 out 1",
     Input((1024, 4096), axis=0): "",
     Input((32000, 128), axis=0): "softmax f32 out 1",
     Input((10, 100000), axis=0): "softmax f32 out 1",
@@ -230,7 +265,7 @@ CONTENTS = {
     Input((64, 1000), spread=1): "",
     Input((64, 1000), spread=10): "",
     Input((64, 1000), spread=20): "",
-    Input((64, 1000), spread=30): "softmax f32 out 1",
+    Input((64, 1000), spread=30): "softmax f32 out 1, softmax_grad f32 out 1, log_softmax_grad f32 out 1",
     Input((64, 1000), spread=40): "",
     Input((64, 1000), spread=100): "",
 }
@@ -269,7 +304,8 @@ QUICK_LAYOUTS = {
 
 QUICK_OTHER_DTYPES = {
     Input((64, 1000)): "softmax i32 new 1",
-    Input((1024, 1024)): "softmax f16 out 1, softmax bf16 out 1, logsumexp bf16 new 1",
+    Input((1024, 1024)): "softmax f16 out 1, softmax bf16 out 1, logsumexp bf16 new 1,"
+    " softmax_grad bf16 out 1, log_softmax_grad bf16 out 1",
     Input((1024, 1024), axis=0): "softmax f16 out 1",
 }
 

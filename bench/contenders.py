@@ -1,9 +1,10 @@
 """Who is measured, and how each is called: in the best form it has, with as many threads as the others.
 
-A maker takes a case, its logits and the number of threads, and returns a call without arguments that gives the result,
+A maker takes a case, its inputs and the number of threads, and returns a call without arguments that gives the result,
 or None where the library has nothing of the kind. What a library only points at is an attribute of the call, so that it
-lives as long. What a library has no parameter for (a mask, a temperature, a dtype) is written as its users write it. To
-measure a new operation, add a maker to `ops` of each contender that has it.
+lives as long. What a library has no parameter for (a mask, a temperature, a dtype) is written as its users write it; a
+gradient takes its temperature off the first input, in which it is linear. To measure a new operation, add a maker to
+`ops` of each contender that has it.
 """
 
 import functools
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+
+from bench.cases import GRADIENTS, REDUCTIONS
 
 OURS = "fastsoftmax"
 HALVES = ("float16", "bfloat16")
@@ -60,14 +63,14 @@ def chain(x, *steps):
 def one_axis(maker):
     """The maker of a library that takes one axis, for several that are the last of an ordinary array: as one."""
 
-    def make(case, x, threads):
+    def make(case, inputs, threads):
         if isinstance(case.axis, int):
-            return maker(case, x, threads)
+            return maker(case, inputs, threads)
         kept = len(case.shape) - len(case.axes)
         if case.layout != "C" or case.mask or case.axes != tuple(range(kept, len(case.shape))):
             return None
         flat = replace(case, shape=(*case.shape[:kept], case.joined), axis=-1)
-        call = maker(flat, x.reshape(flat.shape), threads)
+        call = maker(flat, [x.reshape(flat.shape) for x in inputs], threads)
         return call and (lambda: call().reshape(case.result_shape))
 
     return make
@@ -82,7 +85,7 @@ def fastsoftmax_setup(threads):
     fs.set_num_threads(threads)
 
 
-def fastsoftmax_call(case, x, threads):
+def fastsoftmax_call(case, inputs, threads):
     import fastsoftmax as fs
 
     options = {}
@@ -92,14 +95,14 @@ def fastsoftmax_call(case, x, threads):
         options["where"] = case.where()
     if case.temperature != 1:
         options["temperature"] = case.temperature
-    return functools.partial(getattr(fs, case.op), x, case.axis, **options)
+    return functools.partial(getattr(fs, case.op), *inputs, case.axis, **options)
 
 
-# ---- SciPy: has neither out= nor threads. Its 16-bit arithmetic is slower than a detour through float32, and less
-# accurate.
+# ---- SciPy: has neither out= nor threads, nor gradients: those are NumPy's. Its 16-bit arithmetic is slower than a
+# detour through float32, and less accurate.
 
 
-def scipy_formula(case):
+def scipy_formula(case, *others):
     from scipy import special
 
     axis = case.axis
@@ -110,30 +113,41 @@ def scipy_formula(case):
         logs = special.log_softmax(x, axis)
         return -(np.exp(logs) * logs).sum(axis)
 
+    def softmax_grad(grad):
+        y = others[0].astype(grad.dtype, copy=False)
+        return y * (grad - (grad * y).sum(axis, keepdims=True))
+
+    def log_softmax_grad(grad):
+        logp = others[0].astype(grad.dtype, copy=False)
+        return grad - np.exp(logp) * grad.sum(axis, keepdims=True)
+
     return {
         "softmax": lambda x: special.softmax(x, axis),
         "log_softmax": lambda x: special.log_softmax(x, axis),
         "logsumexp": lambda x: special.logsumexp(x, axis),
         "logmeanexp": lambda x: special.logsumexp(x, axis) - math.log(case.joined),
         "softmax_entropy": softmax_entropy,
+        "softmax_grad": softmax_grad,
+        "log_softmax_grad": log_softmax_grad,
     }[case.op]
 
 
-def scipy_call(case, x, threads):
+def scipy_call(case, inputs, threads):
     if case.op == "logmeanexp" and case.mask:
         return None
     half, mask = case.dtype in HALVES, case.where()
+    x, *others = inputs
     return chain(
         x,
         half and (lambda x: x.astype(np.float32)),
         case.temperature != 1 and (lambda x: x / case.temperature),
         mask is not None and (lambda x: np.where(mask, x, -np.inf)),
-        scipy_formula(case),
+        scipy_formula(case, *others),
         half and (lambda y: y.astype(case.result_dtype)),
     )
 
 
-# ---- torch: takes neither negative steps nor swapped bytes
+# ---- torch: takes neither negative steps nor swapped bytes; its gradients fill an out= that is not in C order wrongly
 
 
 def torch_setup(threads):
@@ -159,10 +173,11 @@ def torch_to_numpy(tensor):
     return tensor.numpy()
 
 
-def torch_formula(case):
+def torch_formula(case, *others):
     import torch
 
-    y = torch_tensor(case.output()) if case.out else None
+    into = case.out and not (case.op in GRADIENTS and case.layout == "F")
+    y = torch_tensor(case.output()) if into else None
     axis = case.axis if isinstance(case.axis, int) else case.axes
 
     def softmax_entropy(x):
@@ -177,21 +192,24 @@ def torch_formula(case):
         "logsumexp": lambda x: torch.logsumexp(x, axis, out=y),
         "logmeanexp": lambda x: torch.logsumexp(x, axis, out=y).sub_(math.log(case.joined)),
         "softmax_entropy": softmax_entropy,
+        "softmax_grad": lambda x: torch._softmax_backward_data(x, *others, axis, x.dtype, grad_input=y),
+        "log_softmax_grad": lambda x: torch._log_softmax_backward_data(x, *others, axis, x.dtype, out=y),
     }[case.op]
 
 
-def torch_call(case, x, threads):
+def torch_call(case, inputs, threads):
     import torch
 
     if case.layout in ("reversed", "swapped") or (case.op == "logmeanexp" and case.mask):
         return None
     left_out = torch.from_numpy(~case.where()) if case.mask else None
+    x, *others = map(torch_tensor, inputs)
     return chain(
-        torch_tensor(x),
+        x,
         case.dtype == "int32" and (lambda x: x.to(torch.float64)),
         case.temperature != 1 and (lambda x: x / case.temperature),
         left_out is not None and (lambda x: x.masked_fill(left_out, -math.inf)),
-        torch_formula(case),
+        torch_formula(case, *others),
     )
 
 
@@ -246,9 +264,10 @@ def onnxruntime_session(case, ndim, threads):
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def onnxruntime_call(case, x, threads):
+def onnxruntime_call(case, inputs, threads):
     if case.layout != "C" or case.dtype == "bfloat16":
         return None
+    (x,) = inputs
     session = onnxruntime_session(case, x.ndim, threads)
     inputs = {"x": x} | ({"mask": case.where()} if case.mask else {})
     if not case.out:
@@ -268,7 +287,7 @@ def onnxruntime_call(case, x, threads):
 
 
 # ---- JAX: compiled; the input is already its own. Its threads are the cores that the process may use. Has no out=,
-# and arrays of one layout only.
+# and arrays of one layout only. Gradients are the formulas of its own rules, since jax.vjp() saves what it computed.
 
 
 def jax_setup(threads):
@@ -288,34 +307,42 @@ def jax_compiled(op, axis, temperature, dtype, masked):
         logs = jax.nn.log_softmax(x, axis)
         return -(jnp.exp(logs) * logs).sum(axis)
 
+    def softmax_grad(grad, y, axis, where):
+        return y * (grad - (grad * y).sum(axis, keepdims=True))
+
+    def log_softmax_grad(grad, logp, axis, where):
+        return grad - jnp.exp(logp) * grad.sum(axis, keepdims=True)
+
     function = {
         "softmax": jax.nn.softmax,
         "log_softmax": jax.nn.log_softmax,
         "logsumexp": jax.scipy.special.logsumexp,
         "logmeanexp": getattr(jax.nn, "logmeanexp", None),  # since 0.9
         "softmax_entropy": softmax_entropy,
+        "softmax_grad": softmax_grad,
+        "log_softmax_grad": log_softmax_grad,
     }[op]
     # 16-bit reductions are faster as they are, 16-bit softmax as float32, and then also more accurate.
     half = dtype.itemsize == 2
-    inside = jnp.float32 if half and op in ("softmax", "log_softmax") else dtype
+    inside = jnp.float32 if half and op not in REDUCTIONS else dtype
 
-    def call(x, where):
-        x = x.astype(inside)
-        y = function(x if temperature == 1 else x / temperature, axis=axis, where=where)
+    def call(inputs, where):
+        x, *others = (x.astype(inside) for x in inputs)
+        y = function(x if temperature == 1 else x / temperature, *others, axis=axis, where=where)
         return y.astype(dtype)
 
     return function and jax.jit(call)
 
 
-def jax_call(case, x, threads):
+def jax_call(case, inputs, threads):
     import jax
 
     if case.layout != "C":
         return None
     function = jax_compiled(case.op, case.axis, case.temperature, case.result_dtype, bool(case.mask))
-    array = jax.device_put(x)
+    arrays = jax.device_put(inputs)
     where = jax.device_put(case.where()) if case.mask else None
-    return function and (lambda: function(array, where).block_until_ready())
+    return function and (lambda: function(arrays, where).block_until_ready())
 
 
 # ---- numba: the three loops that one writes down, rows or columns. Only several threads take the parallel form.
@@ -379,7 +406,8 @@ def numba_kernels(parallel):
     return rows, columns
 
 
-def numba_softmax(case, x, threads):
+def numba_softmax(case, inputs, threads):
+    (x,) = inputs
     other = case.mask or case.temperature != 1 or case.dtype not in ("float32", "float64")
     if other or x.ndim != 2 or case.layout in ("misaligned", "swapped"):
         return None
@@ -421,9 +449,10 @@ def openvino_model(operator, dtype, shape, axis, threads):
     return openvino.Core().compile_model(model, "CPU", config)
 
 
-def openvino_call(case, x, threads):
+def openvino_call(case, inputs, threads):
     import openvino
 
+    (x,) = inputs
     other = case.mask or case.temperature != 1 or case.dtype not in ("float32", "float16")
     if other or case.layout != "C":
         return None
@@ -449,9 +478,9 @@ def openvino_call(case, x, threads):
     return new
 
 
-OPS = ("softmax", "log_softmax", "logsumexp", "logmeanexp", "softmax_entropy")
+OPS = ("softmax", "log_softmax", *REDUCTIONS, *GRADIENTS)
 TORCH = {
-    **dict.fromkeys(("softmax", "log_softmax", "softmax_entropy"), one_axis(torch_call)),
+    **dict.fromkeys(("softmax", "log_softmax", "softmax_entropy", *GRADIENTS), one_axis(torch_call)),
     **dict.fromkeys(("logsumexp", "logmeanexp"), torch_call),
 }
 ONNXRUNTIME = {

@@ -38,16 +38,16 @@ def oracle(case):
     """(what is looked at of a result whose slices are rows, the exact numbers there, the numbers whose last place is
     the unit of the error)."""
     slices = slice(None, None, max(1, case.elements // ORACLE_ELEMENTS))
-    x = case.rows(case.logits())[slices]
-    x = x.astype(np.float32 if case.dtype in HALVES else x.dtype.newbyteorder("="))
+    inputs = [case.rows(x)[slices] for x in case.inputs()]
+    inputs = [x.astype(np.float32 if x.dtype.name in HALVES else x.dtype.newbyteorder("=")) for x in inputs]
     options = {}
     if case.mask:
         options["where"] = case.rows(np.broadcast_to(case.where(), case.shape))[slices]
     if case.temperature != 1:
         options["temperature"] = case.temperature
-    exact = as_long(ORACLES[case.op](x, -1, **options))
+    exact = as_long(ORACLES[case.op](*inputs, -1, **options))
     _, kind = _core.ops()[case.op]
-    unit = exact if kind == "relative" else as_long(LARGEST_TERMS[case.op](x, -1, **options))
+    unit = exact if kind == "relative" else as_long(LARGEST_TERMS[case.op](*inputs, -1, **options))
     if case.op in REDUCTIONS:
         return slices, exact, unit
     columns = slice(None, None, -(-case.joined // ORACLE_ELEMENTS))
@@ -57,8 +57,7 @@ def oracle(case):
 def compared(case, result):
     """What is looked at of a result, the exact numbers, and those whose last place is the unit of the error."""
     places, exact, unit = oracle(replace(case, out=False, threads="1", quick=False))
-    result = result.reshape(-1) if case.op in REDUCTIONS else case.rows(result)
-    return result[places].astype(np.float64), exact, unit
+    return case.rows(result)[places].astype(np.float64), exact, unit
 
 
 def max_ulp(case, result):
@@ -80,12 +79,13 @@ def fault(case, result):
         return f"wrong result: shape {result.shape}, expected {case.result_shape}"
     if result.dtype != case.result_dtype:
         return f"wrong result: dtype {result.dtype}, expected {case.result_dtype}"
-    got, exact, _ = compared(case, result)
+    got, exact, unit = compared(case, result)
     if not np.array_equal(np.isfinite(got), np.isfinite(exact)):
         return "wrong result: infinite or NaN where the exact one is not, or the other way round"
     finite = np.isfinite(exact)
-    # Probabilities by the largest of their row, logarithms by themselves.
-    scale = exact.max(axis=-1, keepdims=True) if case.op == "softmax" else np.maximum(np.abs(exact), 1)
+    # Probabilities, and what is in proportion to them, by the largest of their row, the others by themselves.
+    proportional = case.op in ("softmax", "softmax_grad")
+    scale = np.abs(unit).max(axis=-1, keepdims=True) if proportional else np.maximum(np.abs(exact), 1)
     error = float((np.abs(got[finite] - exact[finite]) / np.broadcast_to(scale, exact.shape)[finite]).max())
     tolerated = max(0.01, 16 * float(ml_dtypes.finfo(result.dtype).eps))
     return f"wrong result: off by {error:.2g}" if error > tolerated else None

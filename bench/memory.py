@@ -56,23 +56,23 @@ class OwnMemory:
 
     def memory(self, case):
         """{operation: {threads: bytes, or None if the call failed}}"""
-        x = case.logits()
         cases = [replace(case, op=op) for op in _core.ops()]
         return {
-            one.op: {str(threads): in_copy(self.touched, one, x, threads) for threads in {1, self.threads}}
+            one.op: {str(threads): in_copy(self.touched, one, inputs, threads) for threads in {1, self.threads}}
             for one in cases
             if one.exists
+            for inputs in [one.inputs()]
         }
 
-    def touched(self, case, x, threads):
-        """Bytes that calls touch besides x and one result, and keep or not."""
+    def touched(self, case, inputs, threads):
+        """Bytes that calls touch besides the inputs and one result, and keep or not."""
         import fastsoftmax as fs
 
         fs.set_num_threads(threads)
-        call = self.makers[case.op](case, x, threads)
+        call = self.makers[case.op](case, inputs, threads)
         give_back_free_memory()
         tiny = replace(case, shape=tuple(min(length, TINY) for length in case.shape))
-        self.makers[case.op](tiny, tiny.logits(), threads)()  # so that code and small objects are there
+        self.makers[case.op](tiny, tiny.inputs(), threads)()  # so that code and small objects are there
         give_back_free_memory()
         before = status_bytes("RssAnon")
         for _ in range(1 if threads == 1 else CALLS):

@@ -92,7 +92,7 @@ def plot_limits(report, path):
     cases = [case for case in report["cases"] if "limit" in case["ratios"]]
     if not cases:
         return False
-    cases.sort(key=lambda case: (case["threads"], case["dtype"], case["bytes"]))
+    cases.sort(key=lambda case: (case["threads"], case["dtype"], case["working_set"]))
     groups = [(case["threads"], case["dtype"]) for case in cases]
 
     height = 0.235 * len(cases) + 2.2
@@ -117,7 +117,8 @@ def plot_limits(report, path):
         if row and groups[row] != groups[row - 1]:
             axes.axhline(row - 0.5, color="black", linewidth=0.8)
     axes.set_ylim(len(cases) - 0.5, -0.5)
-    axes.set_yticks(range(len(cases)), [f"{case['name']}   {size(2 * case['bytes']):>7}" for case in cases], fontsize=8)
+    names = [f"{case['name']}   {size(case['working_set']):>7}" for case in cases]
+    axes.set_yticks(range(len(cases)), names, fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("elements per ns (log; further right is better)", fontsize=9)
 
@@ -126,7 +127,7 @@ def plot_limits(report, path):
         0.02,
         1 - 0.55 / height,
         "limit: the slower of the best plain copy of as many bytes and the arithmetic of our kernels on numbers in L1. "
-        "Rows by working set: bytes of input and output.\n"
+        "Rows by working set: bytes of inputs and output.\n"
         "At the right: share of the limit that fastsoftmax reaches, and the fastest other; bold: the other is faster.",
         fontsize=8.5,
         va="center",

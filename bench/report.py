@@ -68,6 +68,7 @@ def case_record(case, errors, sittings):
         "axis": list(case.axis) if isinstance(case.axis, tuple) else case.axis,
         "elements": case.elements,
         "bytes": case.nbytes,
+        "working_set": case.working_set,
         "errors_ulp": errors,
         "foreign": [sitting["foreign"] for sitting in sittings],
         "disturbed": disturbed,

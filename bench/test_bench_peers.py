@@ -15,7 +15,7 @@ def test_bench_peer(benchmark, contender, case):
     if not contender.installed() or case.op not in contender.ops:
         pytest.skip(f"no {case.op} of {contender.name} here")
     contender.setup(threads_of(case))
-    call = contender.ops[case.op](case, case.logits(), threads_of(case))
+    call = contender.ops[case.op](case, case.inputs(), threads_of(case))
     if call is None:
         pytest.skip(f"{contender.name} has nothing of the kind")
     benchmark.group = case.name

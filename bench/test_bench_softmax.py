@@ -23,4 +23,4 @@ def test_bench_fastsoftmax(benchmark, case):
 
     benchmark.group = case.name
     with fs.num_threads(threads_of(case)):
-        benchmark(MAKERS[case.op](case, case.logits(), threads_of(case)))
+        benchmark(MAKERS[case.op](case, case.inputs(), threads_of(case)))

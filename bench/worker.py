@@ -96,7 +96,7 @@ class Service:
         gc.collect()
         gc.freeze()  # what was imported need not be looked at again by each gc.collect() between measurements
 
-    def calls(self, case, x, yardsticks):
+    def calls(self, case, inputs, yardsticks):
         """{name: call} of whoever can do the case."""
         from bench.yardsticks import YARDSTICKS
 
@@ -108,7 +108,7 @@ class Service:
             if (name, case.name) in self.failures:
                 continue
             try:
-                call = maker(case, x, self.threads)
+                call = maker(case, inputs, self.threads)
                 if call is not None:
                     call()
                     calls[name] = call
@@ -120,7 +120,7 @@ class Service:
         """{name: largest error in ULP} of those whose results are right, roughly; the others have failed."""
         from bench.measure import fault, max_ulp
 
-        calls = self.calls(case, case.logits(), yardsticks=False)
+        calls = self.calls(case, case.inputs(), yardsticks=False)
         result = {}
         for name, call in calls.items():
             array = self.to_numpy[name](call())
@@ -135,8 +135,7 @@ class Service:
         from bench.measure import sitting_seconds
 
         before = time.process_time()
-        x = case.logits()
-        calls = self.calls(case, x, yardsticks=True)
+        calls = self.calls(case, case.inputs(), yardsticks=True)
         times, disturbed = sitting_seconds(calls, rounds, seed, self.gauge)
         return times, disturbed, time.process_time() - before
 
@@ -145,7 +144,7 @@ class Service:
         from bench.contenders import OURS
         from bench.memory import peak_memory
 
-        calls = self.calls(case, case.logits(), yardsticks=False)
+        calls = self.calls(case, case.inputs(), yardsticks=False)
         peaks = {name: peak_memory(call) for name, call in calls.items() if name != OURS}
         return {name: peak for name, peak in peaks.items() if peak is not None}
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.cases import REDUCTIONS, numpy_dtype
+from bench.cases import REDUCTIONS, Case
 from bench.contenders import CONTENDERS, OURS
 from fastsoftmax import _core
 from tests.toolchains import ROOT, isa_flags
 
 NATIVE = Path(__file__).parent / "native"
-CHUNK = {"float32": 2048, "float64": 1024}  # with its output, 16 KB: in any L1
+CHUNK = {"float32": 2048, "float64": 1024}  # 8 KB; with a second input and the output, in any L1
 COMPUTED_IN = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 PASSES = 20  # of native/yardsticks.c
 NEW_PAGES = 1 << 20  # from this many bytes on, a new output is memory that is new to the process
@@ -69,9 +69,10 @@ def with_work(call, work):
     return call
 
 
-def numpy_copyto(case, x, threads):
+def numpy_copyto(case, inputs, threads):
     if case.op in REDUCTIONS:
         return None
+    x = inputs[0]
     if case.out:
         y = case.output()
         return lambda: np.copyto(y, x)
@@ -84,10 +85,10 @@ def numpy_copyto(case, x, threads):
     return new
 
 
-def numpy_exp(case, x, threads):
+def numpy_exp(case, inputs, threads):
     if case.elements > SMALL or case.dtype not in COMPUTED_IN:
         return None
-    x = -np.abs(x)  # no overflow, as in a softmax
+    x = -np.abs(inputs[0])  # no overflow, as in a softmax
     if case.out:
         y = np.empty_like(x)
         return lambda: np.exp(x, out=y)
@@ -98,20 +99,24 @@ def pointer(array):
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def c_copy(past_caches):
-    """A maker of copies in C, shared by the threads where there are several."""
+def pointers(x, other=None):
+    """Of one or two inputs."""
+    return pointer(x), None if other is None else pointer(other)
 
-    def maker(case, x, threads):
+
+def c_copy(past_caches):
+    """A maker of copies in C, shared by the threads where there are several. A second input is read."""
+
+    def maker(case, inputs, threads):
         if not has_limit(case):
             return None
         n = case.nbytes
-        source = np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8)
+        sources = [np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8) for x in inputs]
         target = np.empty(n, np.uint8)
 
         def copy(y, times):
-            native().bench_copy(
-                pointer(y), pointer(source), ctypes.c_ssize_t(n), ctypes.c_ssize_t(times), past_caches, threads
-            )
+            sizes = ctypes.c_ssize_t(n), ctypes.c_ssize_t(times)
+            native().bench_copy(pointer(y), *pointers(*sources), *sizes, past_caches, threads)
 
         if not case.out and n >= NEW_PAGES:
             return lambda: copy(np.empty(n, np.uint8), 1)
@@ -124,14 +129,13 @@ def c_copy(past_caches):
 def arithmetic(op, dtype, units, threads):
     """A call that does the arithmetic of an operation in L1 on so many threads, and for how many elements."""
     n, number = CHUNK[dtype], list(_core.ops()).index(op)
-    x = np.random.default_rng(0).standard_normal(n, dtype=dtype) * 4
+    inputs = Case((n,), op=op, dtype=dtype).inputs()
+    size, sizes = inputs[0].itemsize, (ctypes.c_ssize_t(n), ctypes.c_ssize_t(units))
     work = native().bench_floor
-    return lambda: work(number, x.itemsize, pointer(x), ctypes.c_ssize_t(n), ctypes.c_ssize_t(units), threads), (
-        units * PASSES * n
-    )
+    return lambda: work(number, size, *pointers(*inputs), *sizes, threads), units * PASSES * n
 
 
-def floor(case, x, threads):
+def floor(case, inputs, threads):
     """The arithmetic for the elements of the case."""
     if not has_limit(case):
         return None
@@ -139,13 +143,13 @@ def floor(case, x, threads):
     return with_work(call, elements / case.elements)
 
 
-def as_rows(case, x, threads):
-    """Our own call for the same numbers as rows of an ordinary array, where x is something else."""
+def as_rows(case, inputs, threads):
+    """Our own call for the same numbers as rows of ordinary arrays, where the inputs are something else."""
     if case.layout == "C" and case.axes == (len(case.shape) - 1,):
         return None
-    rows = np.ascontiguousarray(case.rows(x), numpy_dtype(case.dtype))
+    rows = [np.ascontiguousarray(case.rows(x), x.dtype.newbyteorder("=")) for x in inputs]
     maker = next(contender.ops[case.op] for contender in CONTENDERS if contender.name == OURS)
-    return maker(replace(case, shape=rows.shape, axis=-1, layout="C"), rows, threads)
+    return maker(replace(case, shape=rows[0].shape, axis=-1, layout="C"), rows, threads)
 
 
 COPIES = {"copy": c_copy(0), "streaming copy": c_copy(1)}

@@ -16,7 +16,7 @@ import fastsoftmax as fs
 from bench import cases as bench_cases
 from bench import contenders, measure, plots, report, statistics, tables
 from bench.__main__ import main
-from bench.cases import LACKS, LAYOUTS, MASKS, OTHER_DTYPES, REDUCTIONS, Case, all_cases, memory_cases, quick_cases
+from bench.cases import GRADIENTS, LACKS, LAYOUTS, MASKS, OTHER_DTYPES, Case, all_cases, memory_cases, quick_cases
 from bench.contenders import CONTENDERS, OURS, Contender
 from bench.measure import ORACLES, fault, max_ulp, sitting_seconds
 from bench.memory import KEPT, OwnMemory, can_be_told, peak_memory
@@ -28,6 +28,7 @@ from tools import readme_tables
 
 OUR_MAKERS = next(contender.ops for contender in CONTENDERS if contender.name == OURS)
 PEERS = [contender.name for contender in CONTENDERS if contender.name != OURS]
+DTYPES = [*bench_cases.DTYPES.values(), *OTHER_DTYPES.values()]
 
 # Shapes that peers were first measured at, and those in which the regimes meet.
 LAST_AXIS = [
@@ -43,8 +44,9 @@ FIRST_AXIS = [(1000, 64), (1024, 1024), (32000, 128), (1024, 4096), (10, 100000)
 
 @pytest.mark.parametrize("op", _core.ops())
 def test_every_op_is_measured_and_has_an_oracle(op):
-    dtypes = ("float32", "float64", *OTHER_DTYPES.values())
-    outs = (False,) if LACKS.get(op) == "out" else (False, True)
+    lacks = LACKS.get(op, ())
+    dtypes = [dtype for dtype in DTYPES if not ("integers" in lacks and dtype == "int32")]
+    outs = (False,) if "out" in lacks else (False, True)
     assert {(case.dtype, case.out, case.threads) for case in all_cases() if case.op == op} == {
         (dtype, out, threads) for dtype in dtypes for out in outs for threads in ("1", "all")
     }
@@ -53,7 +55,7 @@ def test_every_op_is_measured_and_has_an_oracle(op):
     assert op in OUR_MAKERS
     for out in outs:
         case = Case((5, 7), op=op, out=out)
-        result = OUR_MAKERS[op](case, case.logits(), 1)()
+        result = OUR_MAKERS[op](case, case.inputs(), 1)()
         assert fault(case, result) is None
         assert max_ulp(case, result) <= _core.ops()[op][0]
 
@@ -61,7 +63,8 @@ def test_every_op_is_measured_and_has_an_oracle(op):
 @pytest.mark.parametrize("op", _core.ops())
 def test_what_an_op_lacks_is_known(op):
     parameters = inspect.signature(getattr(fs, op)).parameters
-    assert [name for name in ("out", "temperature") if name not in parameters] == [*filter(None, [LACKS.get(op)])]
+    optional = {"out", "where", "temperature"}
+    assert optional - set(parameters) == optional & set(LACKS.get(op, ()))
 
 
 def test_names_are_unique():
@@ -93,7 +96,7 @@ def test_every_quick_mark_is_understood():
 
 
 def test_memory_is_told_of_every_kind_of_array():
-    for key, kinds in (("layout", LAYOUTS), ("mask", MASKS), ("dtype", ["float32", "float64", *OTHER_DTYPES.values()])):
+    for key, kinds in (("layout", LAYOUTS), ("mask", MASKS), ("dtype", DTYPES)):
         for axis in (-1, 0):
             assert {getattr(case, key) for case in memory_cases() if case.axis == axis} == set(kinds)
 
@@ -117,7 +120,23 @@ def test_rows_are_the_slices(axis):
     case = Case(x.shape, axis)
     axes = tuple(range(3)) if axis is None else axis
     assert np.array_equal(case.rows(x).sum(axis=1).round(12), x.sum(axis=axes).round(12).reshape(-1))
-    assert replace(case, op="logsumexp").result_shape == x.sum(axis=axes).shape
+    sums = x.sum(axis=axes)
+    assert np.array_equal(case.rows(sums), sums.reshape(-1))
+    assert replace(case, op="logsumexp").result_shape == sums.shape
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("op", GRADIENTS)
+def test_gradients_are_given_what_came_back_and_the_forward_result(op, dtype):
+    for options in ({}, {"axis": 0, "layout": "F"}, {"axis": (0, 2), "temperature": 0.7}, {"layout": "broadcast"}):
+        case = Case(**{"shape": (6, 7, 8), "op": op, "dtype": dtype, "spread": 30} | options)
+        grad, saved = case.inputs()
+        assert grad.dtype == saved.dtype == case.result_dtype
+        assert grad.strides == saved.strides == case.logits().strides
+        assert 0.8 < grad.astype(float).std() < 1.2
+        forward = getattr(fs, GRADIENTS[op])(case.logits(), case.axis, temperature=case.temperature)
+        eps, tiny = float(ml_dtypes.finfo(dtype).eps), float(ml_dtypes.finfo(dtype).tiny)
+        np.testing.assert_allclose(saved.astype(float), forward.astype(float), rtol=8 * eps + 1e-13, atol=tiny + 1e-13)
 
 
 def test_masks():
@@ -134,7 +153,7 @@ def test_masks():
 
 def each_kind(op):
     """Small cases in which one thing is out of the ordinary."""
-    kinds = [{"dtype": dtype} for dtype in ["float32", "float64", *OTHER_DTYPES.values()]]
+    kinds = [{"dtype": dtype} for dtype in DTYPES]
     kinds += [{"layout": layout} for layout in LAYOUTS if layout != "C"]
     kinds += [{"mask": mask, "axis": axis} for mask in MASKS if mask for axis in (-1, 0)]
     kinds += [{"temperature": 0.7}, {"axis": 0}, {"axis": None}, {"layout": "swapped", "axis": 0}]
@@ -199,6 +218,15 @@ def test_every_contender_computes_the_same(worker, op):
         assert all(error < limit for error in errors.values()), (case.name, errors)
 
 
+ANOTHER = {  # of the same shape
+    "softmax": "log_softmax",
+    "log_softmax": "softmax",
+    "logsumexp": "logmeanexp",
+    "logmeanexp": "logsumexp",
+    "softmax_entropy": "logmeanexp",
+    "softmax_grad": "log_softmax_grad",
+    "log_softmax_grad": "softmax_grad",
+}
 WRONG = {
     "another axis": lambda case: replace(case, axis=0),
     "every element": lambda case: replace(case, mask=""),
@@ -207,30 +235,35 @@ WRONG = {
     "the inverse temperature": lambda case: replace(case, temperature=1 / case.temperature),
     "another dtype": lambda case: replace(case, dtype="float64"),
     "other numbers": lambda case: replace(case, spread=4.5),
-    "another function": lambda case: replace(case, op="logsumexp" if case.op in REDUCTIONS[1:] else REDUCTIONS[1]),
+    "another function": lambda case: replace(case, op=ANOTHER[case.op]),
 }
 
 
-@pytest.mark.parametrize("op", _core.ops())
-@pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_results_are_noticed(op, wrong):
-    case = Case((30, 30), op=op, mask="random", temperature=0.7)
-    case = case if case.exists else replace(case, temperature=1)
-    result = OUR_MAKERS[op](case, case.logits(), 1)()
+def each_wrong():
+    """Cases that have all there is, and what may be taken for each."""
+    for op in _core.ops():
+        given = [Case((30, 30), op=op, mask=mask, temperature=t) for mask in ("random", "") for t in (0.7, 1)]
+        case = next(case for case in given if case.exists)
+        for name, change in WRONG.items():
+            other = change(case)
+            if other != case and other.exists:
+                yield pytest.param(case, other, id=f"{op}, {name}")
+
+
+@pytest.mark.parametrize(("case", "other"), list(each_wrong()))
+def test_wrong_results_are_noticed(case, other):
+    result = OUR_MAKERS[case.op](case, case.inputs(), 1)()
     assert fault(case, result) is None
-    other = WRONG[wrong](case)
-    if other == case or not other.exists:
-        return
-    got = OUR_MAKERS[other.op](other, other.logits(), 1)()
+    got = OUR_MAKERS[other.op](other, other.inputs(), 1)()
     assert fault(case, got).startswith("wrong result: ")
     assert fault(case, np.where(np.arange(30) == 7, np.nan, result).astype(result.dtype))
 
 
 def test_a_wrong_contender_is_not_measured(monkeypatch):
-    def transposed(case, x, threads):
-        return lambda: fs.softmax(x, 0)
+    def transposed(case, inputs, threads):
+        return lambda: fs.softmax(*inputs, 0)
 
-    def failing(case, x, threads):
+    def failing(case, inputs, threads):
         raise ValueError("no")
 
     ours = next(contender for contender in CONTENDERS if contender.name == OURS)
@@ -300,13 +333,15 @@ def test_yardsticks_work():
     if native() is None:
         pytest.skip("no C compiler")
     small, large = Case((7, 9)), Case((300, 500), dtype="float64", out=True)
-    for case in (small, large, replace(small, axis=0, dtype="float16"), replace(small, op="logsumexp", mask="random")):
+    gradients = [replace(case, op=op) for case in (small, large) for op in GRADIENTS]
+    halves, reduction = replace(small, axis=0, dtype="float16"), replace(small, op="logsumexp", mask="random")
+    for case in (small, large, halves, reduction, *gradients):
         reduces = case.op == "logsumexp"
         lacking = {"np.exp"} if case.elements > 10000 else set()
         lacking |= {AS_ROWS} if case.axis == -1 else set()
         lacking |= {"np.copyto", "copy", "streaming copy", "floor"} if reduces else set()
         for threads in (1, 2):
-            calls = {name: maker(case, case.logits(), threads) for name, maker in YARDSTICKS.items()}
+            calls = {name: maker(case, case.inputs(), threads) for name, maker in YARDSTICKS.items()}
             assert {name for name, call in calls.items() if call is None} == lacking
             for call in filter(None, calls.values()):
                 call()
@@ -314,7 +349,7 @@ def test_yardsticks_work():
     for offset, past_caches in itertools.product((0, 1, 63), (0, 1)):
         y = np.zeros(x.size + 100, np.uint8)
         n, once = ctypes.c_ssize_t(x.size), ctypes.c_ssize_t(1)
-        native().bench_copy(pointer(y[offset:]), pointer(x), n, once, past_caches, 1)
+        native().bench_copy(pointer(y[offset:]), pointer(x), pointer(x) if offset else None, n, once, past_caches, 1)
         assert (y[offset : offset + x.size] == x).all()
         assert not y[:offset].any()
         assert not y[offset + x.size :].any()
@@ -323,12 +358,11 @@ def test_yardsticks_work():
 @pytest.mark.parametrize("op", _core.ops())
 def test_the_yardstick_of_a_layout_is_the_same_work(op):
     for case in each_kind(op):
-        call = YARDSTICKS[AS_ROWS](case, case.logits(), 1)
+        call = YARDSTICKS[AS_ROWS](case, case.inputs(), 1)
         if case.layout == "C" and case.axes == (len(case.shape) - 1,):
             assert call is None
             continue
-        ours = OUR_MAKERS[op](case, case.logits(), 1)()
-        ours = ours.reshape(-1) if op in REDUCTIONS else case.rows(ours)
+        ours = case.rows(OUR_MAKERS[op](case, case.inputs(), 1)())
         if case.mask in ("", "shared"):  # other masks are of the same kind, but not the same
             assert np.array_equal(ours, call()), case.name
 
@@ -344,9 +378,10 @@ class Hungry(OwnMemory):
         self.makers = dict.fromkeys(_core.ops(), self.make)
         self.kept = []
 
-    def make(self, case, x, threads):
+    def make(self, case, inputs, threads):
         if case.op == "log_softmax":
             return lambda: 1 / 0
+        x = inputs[0]
 
         def call():
             y = x + 1
@@ -372,7 +407,7 @@ def test_memory_of_our_calls():
     ours = Worker(OwnMemory, 2, environment=KEPT)
     told = ours.ask("memory", replace(case, temperature=0.7))
     ours.close()
-    assert set(told) == {op for op in _core.ops() if LACKS.get(op) != "temperature"}
+    assert set(told) == {op for op in _core.ops() if "temperature" not in LACKS.get(op, ())}
     assert all(isinstance(count, int) for counts in told.values() for count in (counts["1"], counts["2"]))
 
 

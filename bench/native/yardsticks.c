@@ -42,31 +42,41 @@ static void copy_past_caches(char *y, const char *x, ptrdiff_t n) {
 #endif
 }
 
-enum { PAGE = 4096 }; /* bytes in a unit of work */
+enum { PAGE = 4096, LINE = 64 }; /* bytes in a unit of work, and in a cache line */
+
+/* A byte of each cache line, unless there is nothing to read. */
+static void read_lines(const volatile char *x, ptrdiff_t from, ptrdiff_t n) {
+    for (ptrdiff_t i = from; x && i < from + n; i += LINE)
+        (void)x[i];
+}
 
 static void copy_pages(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     (void)scratch;
-    const ptrdiff_t from = begin * PAGE;
-    copy_plainly(args->operands[FSM_Y].data + from, args->operands[FSM_X].data + from, (end - begin) * PAGE);
+    const ptrdiff_t from = begin * PAGE, n = (end - begin) * PAGE;
+    read_lines(args->operands[FSM_SAVED].data, from, n);
+    copy_plainly(args->operands[FSM_Y].data + from, args->operands[FSM_X].data + from, n);
 }
 
 static void copy_pages_past_caches(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     (void)scratch;
-    const ptrdiff_t from = begin * PAGE;
-    copy_past_caches(args->operands[FSM_Y].data + from, args->operands[FSM_X].data + from, (end - begin) * PAGE);
+    const ptrdiff_t from = begin * PAGE, n = (end - begin) * PAGE;
+    read_lines(args->operands[FSM_SAVED].data, from, n);
+    copy_past_caches(args->operands[FSM_Y].data + from, args->operands[FSM_X].data + from, n);
 }
 
-/* Copies n bytes `times` times. */
-void bench_copy(char *y, char *x, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads);
+/* Reads n bytes of `saved`, unless that is NULL, and copies as many of x; `times` times. */
+void bench_copy(char *y, char *x, char *saved, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads);
 
-void bench_copy(char *y, char *x, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads) {
+void bench_copy(char *y, char *x, char *saved, ptrdiff_t n, ptrdiff_t times, int past_caches, int threads) {
     fsm_args args = {.n = PAGE / sizeof(float), .ndim = 1, .shape = {n / PAGE}};
     args.operands[FSM_X].data = x;
     args.operands[FSM_Y].data = y;
+    args.operands[FSM_SAVED].data = saved;
     const ptrdiff_t rest = n / PAGE * PAGE;
     for (ptrdiff_t t = 0; t < times; t++) {
         if (rest)
             fsm_run(past_caches ? copy_pages_past_caches : copy_pages, &args, FSM_F32, threads);
+        read_lines(saved, rest, n - rest);
         (past_caches ? copy_past_caches : copy_plainly)(y + rest, x + rest, n - rest);
         __asm__ volatile("" ::: "memory"); /* every copy is made */
     }
@@ -92,17 +102,20 @@ static void floor_units(const fsm_args *units, ptrdiff_t begin, ptrdiff_t end, v
         job->kernel(&args, 0, PASSES, scratch);
 }
 
-/* Does the arithmetic of `op` for n <= FSM_CHUNK elements, of size 4 or 8, PASSES * units times. */
-void bench_floor(int op, int size, void *x, ptrdiff_t n, ptrdiff_t units, int threads);
+/* Does the arithmetic of `op` for n <= FSM_CHUNK elements, of size 4 or 8, PASSES * units times. `saved`: of a
+ * gradient, else NULL. */
+void bench_floor(int op, int size, char *x, char *saved, ptrdiff_t n, ptrdiff_t units, int threads);
 
-void bench_floor(int op, int size, void *x, ptrdiff_t n, ptrdiff_t units, int threads) {
+void bench_floor(int op, int size, char *x, char *saved, ptrdiff_t n, ptrdiff_t units, int threads) {
     const int dtype = size == 4 ? FSM_F32 : FSM_F64;
     floor_job job = {
         .kernel = BENCH_ISA.kernels[op][dtype],
-        .args = {.used = FSM_Y + 1, .n = n, .axes = 1, .length = {n}, .ndim = 1, .shape = {PASSES}, .temperature = 1},
+        .args = {.n = n, .axes = 1, .length = {n}, .ndim = 1, .shape = {PASSES}, .temperature = 1},
     };
-    for (int o = FSM_X; o <= FSM_Y; o++) {
-        job.args.operands[o].data = x; /* floor_units() has its own y */
+    job.args.used = (saved ? FSM_SAVED : FSM_Y) + 1;
+    job.args.operands[FSM_X].data = job.args.operands[FSM_Y].data = x; /* floor_units() has its own y */
+    job.args.operands[FSM_SAVED].data = saved;
+    for (int o = 0; o < job.args.used; o++) {
         job.args.operands[o].storage = size == 4 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
         job.args.operands[o].step[0] = size;
     }
