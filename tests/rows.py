@@ -131,6 +131,20 @@ def confident(dtype):
         yield f"chunks at {offsets}", row
 
 
+def gradients(dtype, shape, seed=0):
+    """(name, grad) for a gradient that comes back: those of training, and hard ones."""
+    rng = np.random.default_rng(seed)
+    one_hot = np.zeros(shape, dtype)
+    one_hot[..., rng.integers(shape[-1])] = -1
+    normal = rng.standard_normal(shape)
+    yield "one hot", one_hot
+    yield "normal", normal.astype(dtype)
+    yield "nearly equal", (1 + normal * 1e-6).astype(dtype)
+    yield "tiny", (normal * (1e-30 if dtype == "float32" else 1e-290)).astype(dtype)
+    yield "huge", (normal * (1e30 if dtype == "float32" else 1e290)).astype(dtype)
+    yield "zero", np.zeros(shape, dtype)
+
+
 def short(dtype, count=1500):
     """(name, rows): many short rows, on which the last roundings show."""
     rng = np.random.default_rng(7)

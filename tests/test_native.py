@@ -10,9 +10,9 @@ import mpmath
 import numpy as np
 import pytest
 from conftest import running_on
-from contract import FORWARD
+from contract import GRADIENTS
 from reference import assert_same_bits
-from rows import adversarial, breakers
+from rows import adversarial, breakers, gradients
 from toolchains import ROOT, TOOLCHAINS, Driver, require
 
 import fastsoftmax as fs
@@ -38,24 +38,35 @@ def cases(dtype, op):
     count = 60 if op == "softmax" else 8
     for i, (name, x) in enumerate([*adversarial(dtype, count=count, seed=7), *breakers(dtype)]):
         if op == "softmax" or i < count or i % 3 == 0 or "subnormal" in name:
-            yield name, x[:, :6000]
+            yield name, np.ascontiguousarray(x[:, :6000])
 
 
-@pytest.mark.parametrize("op", FORWARD)
+def gradient_cases(dtype, op):
+    """A few for each kind of gradient that comes back, on rows that have a forward result."""
+    forward = getattr(fs, GRADIENTS[op])
+    with running_on("scalar"):
+        results = [(name, forward(x)) for name, x in cases(dtype, op)]
+    results = [(name, saved) for name, saved in results if not np.isnan(saved).any()]
+    for i, (name, saved) in enumerate(results):
+        kinds = list(gradients(dtype, saved.shape, i))
+        kind, grad = kinds[i % len(kinds)]
+        yield f"{name}, {kind}", grad, saved
+
+
+@pytest.mark.parametrize("op", _core.ops())
 def test_every_isa_gives_the_bits_of_scalar(driver, dtype, op):
     function = getattr(fs, op)
-    for name, x in cases(dtype, op):
-        x = np.ascontiguousarray(x)
+    for name, *inputs in gradient_cases(dtype, op) if op in GRADIENTS else cases(dtype, op):
+        (outer, n), size = inputs[0].shape, inputs[0].size
         with running_on("scalar"):
-            expected = function(x, axis=1).reshape(len(x), -1)
+            expected = function(*inputs, axis=1).reshape(outer, -1)
         for isa in driver.isas():
-            if isa == "base" or (isa == "scalar" and x.size > 3000):
+            if isa == "base" or (isa == "scalar" and size > 3000):
                 continue
-            rows = driver.run(op, isa, x[:, :, None])[:, :, 0]
+            rows = driver.run(op, isa, *(x[:, :, None] for x in inputs))[:, :, 0]
             assert_same_bits(rows, expected, f"{name} on {isa}")
-            if x.shape[1] <= 1100:
-                columns = np.repeat(x[:, :, None], 35, axis=2)
-                columns = driver.run(op, isa, columns)
+            if n <= 1100:
+                columns = driver.run(op, isa, *(np.repeat(x[:, :, None], 35, axis=2) for x in inputs))
                 expected_columns = np.repeat(expected[:, :, None], 35, axis=2)
                 assert_same_bits(columns, expected_columns, f"{name} in columns on {isa}")
 

@@ -125,10 +125,11 @@ class Driver:
     def isas(self):
         return self._call("isas").decode().split()
 
-    def run(self, op, isa, x):
-        """`op` of a C-contiguous (outer, n, inner) array along its middle axis; a reduction leaves 1 of it."""
+    def run(self, op, isa, x, *others):
+        """`op` of C-contiguous (outer, n, inner) arrays along their middle axis; a reduction leaves 1 of it."""
         outer, _, inner = x.shape
-        result = self._call("run", op, isa, f"f{x.dtype.itemsize * 8}", *x.shape, data=x.tobytes())
+        data = b"".join(array.tobytes() for array in (x, *others))
+        result = self._call("run", op, isa, f"f{x.dtype.itemsize * 8}", *x.shape, data=data)
         return np.frombuffer(result, x.dtype).reshape(outer, -1, inner)
 
     def sums(self, isa, x, columns):

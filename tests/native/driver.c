@@ -2,7 +2,8 @@
  * emulator. Binary input and output are in the machine's own (little-endian) format.
  *
  *   driver isas                                    names of the instruction sets that can run here
- *   driver run OP ISA DTYPE OUTER N INNER          stdin: an array (OUTER, N, INNER); stdout: OP along axis 1
+ *   driver run OP ISA DTYPE OUTER N INNER          stdin: an array (OUTER, N, INNER), of a gradient also the forward
+ *                                                  result; stdout: OP along axis 1
  *   driver vec FUNCTION ISA DTYPE LANES            stdin: records of int64 n and blocks a, b, c; stdout: results
  *   driver sums ISA DTYPE N COLUMNS                stdin: an array; stdout: its exponentials, then pairs hi, lo
  * (probe.h)
@@ -84,30 +85,37 @@ static int run(char **argv) {
     ptrdiff_t outer = atol(argv[3]), n = atol(argv[4]), inner = atol(argv[5]);
     size_t bytes = (size_t)(outer * n * inner) * (dtype == FSM_F32 ? sizeof(float) : sizeof(double));
 
-    char *x = malloc(bytes), *y = malloc(bytes);
-    if (!x || !y || fread(x, 1, bytes, stdin) != bytes)
+    const bool gradient = op == FSM_OP_softmax_grad || op == FSM_OP_log_softmax_grad;
+    char *x = malloc(bytes), *saved = malloc(bytes), *y = malloc(bytes);
+    if (!x || !saved || !y || fread(x, 1, bytes, stdin) != bytes)
         die("short input");
+    if (gradient && fread(saved, 1, bytes, stdin) != bytes)
+        die("short second input");
     char *memory = malloc(FSM_SCRATCH + 64);
     if (!memory)
         die("no memory");
     void *scratch = memory + (64 - (uintptr_t)memory % 64);
     const bool reduces = op == FSM_OP_logsumexp || op == FSM_OP_logmeanexp || op == FSM_OP_softmax_entropy;
     const ptrdiff_t size = dtype == FSM_F32 ? 4 : 8, rows = reduces ? 1 : n;
-    fsm_args args = {.used = FSM_Y + 1, .n = n, .axes = 1, .ndim = 1, .temperature = 1};
+    fsm_args args = {.n = n, .axes = 1, .ndim = 1, .temperature = 1};
+    args.used = (gradient ? FSM_SAVED : FSM_Y) + 1;
+    args.operands[FSM_X].data = x;
+    args.operands[FSM_Y].data = y;
+    args.operands[FSM_SAVED].data = gradient ? saved : NULL;
     args.columns = inner > 1 ? inner : 0;
     args.length[0] = n;
     args.shape[0] = outer;
-    for (int o = FSM_X; o <= FSM_Y; o++) {
+    for (int o = 0; o < args.used; o++) {
         fsm_operand *operand = &args.operands[o];
-        operand->data = o == FSM_X ? x : y;
         operand->storage = dtype == FSM_F32 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
         operand->step[0] = inner * size;
-        operand->stride[0] = (o == FSM_X ? n : rows) * inner * size;
+        operand->stride[0] = (o == FSM_Y ? rows : n) * inner * size;
         operand->across = inner > 1 ? size : operand->stride[0];
     }
     isa->kernels[op][dtype](&args, 0, fsm_units(&args, dtype), scratch);
     fwrite(y, 1, bytes / (size_t)n * (size_t)rows, stdout);
     free(x);
+    free(saved);
     free(y);
     free(memory);
     return 0;
