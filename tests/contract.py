@@ -1,11 +1,14 @@
 """What the tests of all operations share: how to call them, and what they promise (the bounds of csrc/ops.def)."""
 
+import contextlib
 import functools
 import inspect
 
 import ml_dtypes
 import numpy as np
-from reference import LARGEST_TERMS, ORACLES, as_long, as_mpf, ulp_error
+import pytest
+from hypothesis import strategies as st
+from reference import LARGEST_TERMS, ORACLES, as_long, as_mpf, assert_same_bits, ulp_error
 
 import fastsoftmax as fs
 from fastsoftmax import _core
@@ -82,7 +85,70 @@ def check(op, x, axis=-1, name="", **options):
     return got
 
 
+def check_gradient(op, got, exact, largest_term, negligible, name=""):
+    """As check_accuracy, but of elements that are a factor times a probability below the smallest number it is enough
+    that they are small."""
+    small = 2 * (abs(exact[negligible]) + as_long(np.finfo(got.dtype).smallest_normal))
+    assert np.all(abs(as_long(got[negligible])) <= small), name
+    check_accuracy(op, *(a if a is None else np.where(negligible, 0, a) for a in (got, exact, largest_term)), name)
+
+
+# ---- losses
+
+
+def both(logits, target, axis=-1, **options):
+    """Of cross_entropy; the loss is the same without a gradient."""
+    loss, gradient = fs.cross_entropy_with_grad(logits, target, axis, **options)
+    if gradient is not logits:
+        alone = fs.cross_entropy(logits, target, axis, **{k: v for k, v in options.items() if k != "out"})
+        assert type(alone) is type(loss)
+        assert_same_bits(alone, loss)
+    return loss, gradient
+
+
+def normal(dtype, shape, spread=4):
+    return (np.random.default_rng(0).standard_normal(shape) * spread).astype(dtype)
+
+
+def targets_for(x, rng):
+    """(kind, target) of every kind for the rows of a matrix."""
+    yield "the likeliest", x.argmax(1)
+    yield "any label", rng.integers(0, x.shape[1], len(x))
+    q = rng.random(x.shape) * (rng.random(x.shape) < 0.7)
+    yield "probabilities", (q / np.maximum(q.sum(1, keepdims=True), 1e-3)).astype(x.dtype)
+
+
+def loss_options(classes, rng):
+    """Each option that changes a row's loss, and all at once."""
+    weight = rng.random(classes) + 0.25
+    yield {}
+    yield {"weight": weight}
+    yield {"label_smoothing": 0.1}
+    yield {"z_loss": 1e-4}
+    yield {"weight": weight, "label_smoothing": 0.3, "z_loss": 0.1}
+
+
+@contextlib.contextmanager
+def refused(error, *parts):
+    """The block raises that error, with a text that has all these parts."""
+    with pytest.raises(error) as caught:
+        yield
+    text = str(caught.value)
+    assert all(str(part) in text for part in parts), text
+
+
 # ---- the same values, lying otherwise in memory
+
+
+@st.composite
+def views(draw, values):
+    """The values in another memory order, with steps of either sign, in a larger array; and that array."""
+    order = draw(st.permutations(range(values.ndim)))
+    steps = [draw(st.sampled_from([1, 1, 2, 3, -1, -2])) for _ in values.shape]
+    big = np.zeros([values.shape[d] * abs(steps[d]) for d in order], values.dtype).transpose(np.argsort(order))
+    view = big[(..., *(slice(None, None, step) for step in steps))]
+    view[...] = values
+    return view, big
 
 
 def stepped(x):

@@ -74,6 +74,68 @@ def gradient_numbers(grad, saved, axis, temperature):
     return g, saved, t, lambda terms: terms.sum(axes, keepdims=True)
 
 
+def exact_logsumexp_grad(grad, a, axis=None, *, lse=None):
+    s = Slices(a, axis)
+    grad = s.column(grad)
+    if lse is None:
+        return s.normalized(lambda: grad * (s.e / (1 + s.others)), 0, "nan")
+    with mpmath.workprec(BITS), np.errstate(all="ignore"):
+        d, lost = two_sum(s.number(s.x), -s.column(lse))
+        return s.shaped(grad * (exp(d) * (1 + np.where(lost == lost, lost, 0))))
+
+
+# ---- losses
+
+
+def exact_cross_entropy(logits, target, axis=-1, **options):
+    return Losses(logits, target, axis, **options).loss()
+
+
+def exact_cross_entropy_grad(logits, target, axis=-1, **options):
+    return Losses(logits, target, axis, **options).gradient()
+
+
+def plain_cross_entropy(
+    logits,
+    target,
+    axis=-1,
+    *,
+    weight=None,
+    ignore_index=None,
+    label_smoothing=0.0,
+    reduction="mean",
+    z_loss=0.0,
+    softcap=None,
+):
+    """The loss and its gradient by the textbook, in the arithmetic of the logits: to compare with, not to judge by."""
+    x, target = np.moveaxis(np.asarray(logits), axis, -1), np.asarray(target)
+    classes = x.shape[-1]
+    if target.dtype.kind in "iu":
+        kept = np.ones(target.shape, bool) if ignore_index is None else target != ignore_index
+        label = np.where(kept, target, 0).astype(int)
+        q = label[..., None] == np.arange(classes)
+    else:
+        kept = np.ones(x.shape[:-1], bool)
+        q = np.moveaxis(target, axis, -1)
+    w = np.ones(classes, x.dtype) if weight is None else np.asarray(weight, x.dtype)
+    with np.errstate(all="ignore"):
+        capped = x if softcap is None else softcap * np.tanh(x / softcap)
+        slope = 1 if softcap is None else 1 - (capped / softcap) ** 2
+        lse = np.logaddexp.reduce(capped, -1, keepdims=True)
+        c = w * ((1 - label_smoothing) * q + label_smoothing / classes)
+        scale = z_scale = x.dtype.type(1)
+        if reduction == "mean":
+            z_scale = 1 / kept.sum(dtype=x.dtype)
+            scale = 1 / w[label][kept].sum() if target.dtype.kind in "iu" else z_scale
+        loss = np.where(c == 0, 0, c * (lse - capped)).sum(-1) * scale + z_loss * lse[..., 0] ** 2 * z_scale
+        factor = c.sum(-1, keepdims=True) * scale + 2 * z_loss * lse * z_scale
+        gradient = (factor * np.exp(capped - lse) - c * scale) * slope
+    loss, gradient = np.where(kept, loss, 0), np.where(kept[..., None], gradient, 0)
+    if reduction != "none":
+        loss = loss.sum() if reduction == "sum" or kept.any() else x.dtype.type(np.nan)
+    return loss[()], np.moveaxis(gradient, -1, axis)
+
+
 ORACLES = {
     "softmax": exact_softmax,
     "log_softmax": exact_log_softmax,
@@ -82,6 +144,8 @@ ORACLES = {
     "softmax_entropy": exact_softmax_entropy,
     "softmax_grad": exact_softmax_grad,
     "log_softmax_grad": exact_log_softmax_grad,
+    "logsumexp_grad": exact_logsumexp_grad,
+    "cross_entropy": exact_cross_entropy,
 }
 
 
@@ -110,11 +174,16 @@ def largest_term_of_log_softmax_grad(grad, logp, axis=-1, *, temperature=1.0):
         return np.maximum(abs(g), exp(logp) * over(abs(g))) / t
 
 
+def largest_term_of_cross_entropy(logits, target, axis=-1, **options):
+    return Losses(logits, target, axis, **options).largest_term_of_loss()
+
+
 LARGEST_TERMS = {
     "logsumexp": largest_term_of_logsumexp,
     "logmeanexp": largest_term_of_logmeanexp,
     "softmax_grad": largest_term_of_softmax_grad,
     "log_softmax_grad": largest_term_of_log_softmax_grad,
+    "cross_entropy": largest_term_of_cross_entropy,
 }
 
 
@@ -173,8 +242,15 @@ class Slices:
         with mpmath.workprec(BITS), np.errstate(all="ignore"):
             y = np.where(self.spoilt, np.nan, formula())
         y = np.where(self.all_neg_inf, np.nan if all_neg_inf == "nan" else absent, y)
-        y = np.where(self.take, y, absent)
+        return self.shaped(np.where(self.take, y, absent))
+
+    def shaped(self, y):
+        """An array in the shape of x of its rows."""
         return y.reshape([self.shape[i] for i in self.order]).transpose(np.argsort(self.order))
+
+    def column(self, a):
+        """A column of what has the shape of x without the joined axes, or with them as 1."""
+        return self.number(as_long(a).reshape(-1, 1))
 
     def reduced(self, formula, keepdims=False):
         """An array of the column that formula() gives, in the shape of x without the joined axes."""
@@ -201,6 +277,100 @@ class WeightedSlices(Slices):
             self.log = np.where(near_1, log1p(np.where(near_1, excess, 0)), log(abs(total)))
             self.sign = np.where(total > 0, 1, np.where(total < 0, -1, np.where(total == 0, 0, np.nan)))
             self.log_count = log(self.number(as_long(self.count)))
+
+
+class Losses(Slices):
+    """Of cross_entropy without softcap, each row:
+
+    kept    whether it counts
+    p       softmax; not_p is 1 - p without cancellation
+    c       the coefficients, and their sum
+    own     where the label stands
+    scale   of what the coefficients are factors of; z_scale of the rest
+    """
+
+    def __init__(
+        self,
+        logits,
+        target,
+        axis=-1,
+        *,
+        weight=None,
+        ignore_index=None,
+        label_smoothing=0.0,
+        reduction="mean",
+        z_loss=0.0,
+    ):
+        super().__init__(logits, axis)
+        self.reduction = reduction
+        rows, classes = self.x.shape
+        one, target = self.number(LONG(1))[()], np.asarray(target)
+        self.kept = np.ones((rows, 1), bool)
+        self.own = np.zeros((rows, classes), bool)
+        with mpmath.workprec(BITS), np.errstate(all="ignore"):
+            w = self.number(as_long(np.ones(classes) if weight is None else weight))
+            if target.dtype.kind in "iu":
+                label = target.reshape(-1, 1)
+                self.kept = self.kept if ignore_index is None else label != ignore_index
+                self.own = q = self.kept & (label == np.arange(classes))
+                weights = np.where(self.own, w, 0).sum() if self.kept.any() else one
+            else:
+                q, weights = self.number(as_long(self.rows(target))), one * max(rows, 1)
+            eps, self.z = (self.number(LONG(value))[()] for value in (label_smoothing, z_loss))
+            self.c = c = np.where(self.kept, w * ((1 - eps) * q + eps / (one * classes)), 0 * one)
+            self.sum = c.sum(axis=1, keepdims=True)
+            self.rest = np.where(self.own, 0, c).sum(axis=1, keepdims=True)  # of them but the label's
+            total, log_total = 1 + self.others, log1p(self.others)
+            self.p = self.e / total
+            self.not_p = np.where(self.first, self.others, total - self.e) / total
+            self.lse = self.largest + log_total
+            self.distance = log_total - (self.d + self.lost)  # lse - x
+            self.scale = self.z_scale = one
+            if reduction == "mean":
+                self.scale, self.z_scale = one / weights, one / max(int(self.kept.sum()), 1)
+
+    def loss(self):
+        with np.errstate(all="ignore"):
+            return self.total(np.where(self.spoilt | self.all_neg_inf, np.nan, self.sum_of_terms(lambda terms: terms)))
+
+    def largest_term_of_loss(self):
+        return self.total(self.sum_of_terms(abs))
+
+    def sum_of_terms(self, each):
+        with mpmath.workprec(BITS), np.errstate(all="ignore"):
+            terms = each(np.where(self.c == 0, 0, self.c * self.distance)).sum(axis=1, keepdims=True)
+            return self.scale * terms + self.z_scale * (self.z * self.lse**2)
+
+    def total(self, losses):
+        losses = np.where(self.kept, losses, 0)
+        if self.reduction == "none":
+            return self.reduced(lambda: losses)
+        none = self.reduction == "mean" and not self.kept.any()
+        with mpmath.workprec(BITS):
+            return losses.dtype.type(np.nan) if none else np.asarray(losses.sum())[()]
+
+    def gradient(self):
+        with mpmath.workprec(BITS), np.errstate(all="ignore"):
+            of_z = self.z_scale * (2 * self.z * self.lse * self.p)
+            own = of_z + self.scale * (self.rest * self.p - self.c * self.not_p)
+            y = np.where(self.own, own, of_z + self.scale * (self.sum * self.p - self.c))
+            y = np.where(self.spoilt | self.all_neg_inf, np.nan, y)
+            return self.shaped(np.where(self.kept, y, 0))
+
+    def largest_term_of_gradient(self):
+        """Of an element, the largest of the terms that make it; of the label's own without what cancels exactly."""
+        with mpmath.workprec(BITS), np.errstate(all="ignore"):
+            of_z = abs(self.z_scale * (2 * self.z * self.lse * self.p))
+            own = np.maximum(of_z, self.scale * np.maximum(abs(self.rest * self.p), abs(self.c * self.not_p)))
+            factor = self.scale * self.sum + self.z_scale * (2 * self.z * self.lse)
+            most = np.maximum(abs(factor * self.p), self.scale * np.maximum(abs(self.c), abs(self.sum) * self.p))
+            y = np.where(self.own, own, np.maximum(of_z, most))
+            return self.shaped(np.where(self.kept, y, 0))
+
+    def negligible(self, dtype):
+        """Elements that are but a factor times a probability below the smallest number of `dtype`."""
+        smallest = self.number(as_long(np.finfo(dtype).smallest_subnormal))[()]
+        return self.shaped(np.asarray((self.p < smallest) & (self.c == 0), bool))
 
 
 def joined_axes(axis, ndim):

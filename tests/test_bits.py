@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 from conftest import USABLE_ISAS, running_on
-from contract import FORWARD, NORMALIZERS, call, listed, takes
+from contract import FORWARD, NORMALIZERS, call, listed, takes, views
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_same_bits, joined_axes
@@ -144,17 +144,6 @@ def test_alignment(isa, dtype, op):
                 assert_same_bits(call(op, moved, where=moved_mask, out=moved), masked)
                 moved[...] = x
                 assert_same_bits(call(op, moved, out=moved), expected)
-
-
-@st.composite
-def views(draw, values):
-    """The values in another memory order, with steps of either sign, in a larger array; and that array."""
-    order = draw(st.permutations(range(values.ndim)))
-    steps = [draw(st.sampled_from([1, 1, 2, 3, -1, -2])) for _ in values.shape]
-    big = np.zeros([values.shape[d] * abs(steps[d]) for d in order], values.dtype).transpose(np.argsort(order))
-    view = big[(..., *(slice(None, None, step) for step in steps))]
-    view[...] = values
-    return view, big
 
 
 @st.composite

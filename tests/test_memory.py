@@ -97,6 +97,28 @@ def test_guard_pages_of_weights(isa, dtype, n):
 
 
 @needs_mprotect
+@pytest.mark.parametrize("n", [1, 3, 17, 33, 2049])
+def test_guard_pages_of_losses(isa, dtype, n):
+    rng = np.random.default_rng(n)
+    weight = rng.random(n).astype(dtype)
+    for shape, axis in [((3, n), 1), ((n, 3), 0), ((n, 33), 0), ((2, n, 9), 1)]:
+        x, q = rng.random((2, *shape)).astype(dtype)
+        label = rng.integers(0, n, shape[:axis] + shape[axis + 1 :], dtype="i4")
+        for target in (label, q):
+            loss, gradient = fs.cross_entropy_with_grad(x, target, axis, weight=weight)
+            for a, t, w in zip(*map(guarded_copies, (x, target, weight)), strict=True):
+                assert_same_bits(fs.cross_entropy(a, t, axis, weight=w), loss)
+                assert_same_bits(fs.cross_entropy_with_grad(a, t, axis, weight=w, out=a)[1], gradient)
+        for lse in (None, fs.logsumexp(x, axis)):
+            grad = rng.random(label.shape).astype(dtype)
+            expected = fs.logsumexp_grad(grad, x, axis, lse=lse)
+            saved = guarded_copies(grad if lse is None else lse)
+            for a, g, log in zip(guarded_copies(x), guarded_copies(grad), saved, strict=True):
+                got = fs.logsumexp_grad(g, a, axis, lse=None if lse is None else log, out=a)
+                assert_same_bits(got, expected)
+
+
+@needs_mprotect
 def test_guard_pages_guard():
     import subprocess
 
@@ -197,6 +219,42 @@ def test_weights_take_nothing(dtype, storage):
     # Neither operand is enlarged in memory.
     a, b = np.ones((300, 1), dtype), np.ones((1, 400), storage)
     assert peak(lambda: fs.logsumexp(a, b=b)) <= SMALL
+
+
+@layouts
+@pytest.mark.parametrize(
+    "storage", ["float16", "bfloat16", "float32", "float64", "swapped float32", "longdouble", "int16"]
+)
+def test_losses_allocate_little(storage, layout):
+    x = layout(np.ones((300, 1000), STORAGES[storage]))
+    whole = 300_000 * (8 if x.dtype.kind == "i" else x.itemsize)
+    q = layout(np.full(x.shape, 0.5, "f4"))
+    for axis, rows in ((1, 300), (0, 1000)):
+        own = 2 * SMALL + 32 * rows + 16 * x.shape[axis]
+        label, weight = np.zeros(rows, ">i2"), np.ones(x.shape[axis], "f4")
+        options = {"ignore_index": 7, "weight": weight, "label_smoothing": 0.1, "z_loss": 1e-3}
+        for reduction in ("mean", "none"):
+            for target, given in ((label, options), (label, {}), (q, {})):
+                given = {**given, "reduction": reduction}
+                assert peak(lambda a=axis, t=target, g=given: fs.cross_entropy(x, t, a, **g)) <= own
+                for out, most in ((None, own + whole), (x, own)):
+                    if out is None or (x.flags.writeable and x.dtype.kind != "i"):
+                        given["out"] = out
+                        taken = peak(lambda a=axis, t=target, g=given: fs.cross_entropy_with_grad(x, t, a, **g))
+                        assert taken <= most
+
+
+@layouts
+def test_gradient_of_logsumexp_allocates_little(dtype, layout):
+    x = layout(np.ones((300, 1000), dtype))
+    for axis, rows in ((1, 300), (0, 1000), (None, 1)):
+        for saved in (False, True):
+            grad = np.ones(rows if axis is not None else (), dtype)
+            lse = fs.logsumexp(x, axis) if saved else None
+            own = 2 * SMALL + 32 * rows
+            assert peak(lambda a=axis, g=grad, s=lse: fs.logsumexp_grad(g, x, a, lse=s)) <= own + x.size * x.itemsize
+            if x.flags.writeable:
+                assert peak(lambda a=axis, g=grad, s=lse: fs.logsumexp_grad(g, x, a, lse=s, out=x)) <= own
 
 
 def test_joined_axes_take_nothing(op, dtype):

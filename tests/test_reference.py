@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 from contract import GRADIENTS
 from mpmath import mpf
-from reference import LARGEST_TERMS, LONG, ORACLES, as_mpf, assert_same_bits, exact_logsumexp, ulp_error
+from reference import (
+    LARGEST_TERMS,
+    LONG,
+    ORACLES,
+    Losses,
+    as_mpf,
+    assert_same_bits,
+    exact_logsumexp,
+    plain_cross_entropy,
+    ulp_error,
+)
 from rows import confident
 
 from fastsoftmax import _core
@@ -122,6 +132,63 @@ def test_gradients_against_mpmath(op, start):
                 exact = [a - mpmath.exp(b) * total for a, b in zip(g, s, strict=True)]
             error = abs(as_mpf(ORACLES[op](grad, saved)) - np.array(exact, object))
             assert all(error <= as_mpf(LARGEST_TERMS[op](grad, saved)) * 2.0**-60), row
+
+
+LOSSES = [{}, {"label_smoothing": 0.1}, {"z_loss": 0.01}, {"label_smoothing": 0.3, "z_loss": 1e-4, "weight": True}]
+
+
+@pytest.mark.parametrize("options", LOSSES)
+@pytest.mark.parametrize("start", ["f4", "f8", "g"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_losses_against_mpmath(soft, start, options):
+    rng = np.random.default_rng(7)
+    for row in list(rows_of("f4" if start == "f4" else "f8"))[::4]:
+        n, eps, z = len(row), mpf(options.get("label_smoothing", 0)), mpf(options.get("z_loss", 0))
+        weight = rng.random(n) + 0.5 if "weight" in options else np.ones(n)
+        target = rng.random(n) if soft else rng.integers(n)
+        oracle = Losses(row.astype(start), target, **options | {"weight": weight, "reduction": "sum"})
+        with mpmath.workprec(TEXTBOOK_BITS):
+            x, q = as_mpf(row), as_mpf(target if soft else np.arange(n) == target)
+            c = as_mpf(weight) * ((1 - eps) * q + eps / n)
+            lse = mpmath.log(sum_of_exp(x))
+            loss = mpmath.fsum(c * (lse - x)) + z * lse**2
+            assert abs(as_mpf(oracle.loss()) - loss) <= as_mpf(oracle.largest_term_of_loss()) * 2.0**-60 + ZERO, row
+            factor = mpmath.fsum(c) + 2 * z * lse
+            gradient = [factor * mpmath.exp(a - lse) - b for a, b in zip(x, c, strict=True)]
+            error = abs(as_mpf(oracle.gradient()) - np.array(gradient, object))
+            assert all(error <= as_mpf(oracle.largest_term_of_gradient()) * 2.0**-60 + ZERO), row
+
+
+def test_scales_of_losses():
+    """The mean divides by the weights of the labels, the part of z_loss by the number of the rows that count."""
+    x, label = np.random.default_rng(8).standard_normal((5, 3)), np.array([0, 2, 9, 1, 1])
+    options = {"weight": [0.5, 1.5, 4.0], "ignore_index": 9, "z_loss": 0.1, "label_smoothing": 0.2}
+    rows = Losses(x, label, reduction="none", **options)
+    of_z = np.where(label == 9, 0, 0.1 * exact_logsumexp(x, 1) ** 2)
+    np.testing.assert_allclose(Losses(x, label, reduction="sum", **options).loss(), rows.loss().sum())
+    mean = Losses(x, label, reduction="mean", **options)
+    np.testing.assert_allclose(mean.loss(), (rows.loss() - of_z).sum() / 7.5 + of_z.sum() / 4)
+    for axis, moved in ((-1, x), (0, x.T)):
+        for reduction in ("none", "sum", "mean"):
+            oracle = Losses(moved, label, axis, reduction=reduction, **options)
+            loss, gradient = plain_cross_entropy(moved, label, axis, reduction=reduction, **options)
+            np.testing.assert_allclose(oracle.loss(), loss, rtol=1e-13)
+            np.testing.assert_allclose(oracle.gradient(), gradient, rtol=1e-11, atol=1e-14)
+    assert np.isnan(Losses(x[:0], label[:0]).loss())
+    assert np.isnan(Losses(x[2:3], label[2:3], ignore_index=9).loss())
+    np.testing.assert_array_equal(Losses(x[2:3], label[2:3], ignore_index=9).gradient(), np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("start", ["f4", "f8", "g"])
+def test_gradient_of_logsumexp_against_mpmath(start):
+    for row in rows_of("f4" if start == "f4" else "f8"):
+        row, lse = row.astype(start), np.asarray(exact_logsumexp(row), LONG).astype(start)
+        for saved in (None, lse):
+            got = as_mpf(ORACLES["logsumexp_grad"](np.array(3, start), row, lse=saved))
+            with mpmath.workprec(TEXTBOOK_BITS):
+                log = mpmath.log(sum_of_exp(as_mpf(row))) if saved is None else as_mpf(saved)[()]
+                exact = np.array([3 * mpmath.exp(x - log) for x in as_mpf(row)], object)
+                assert all((abs(got - exact) <= exact * 2.0**-60) | (exact < ZERO)), row
 
 
 def test_special_rows():
