@@ -57,6 +57,8 @@
 #define MOST_SHARE    300      /* ... to here */
 #define E_FACTOR      0x1p200  /* of e */
 #define MINUS_E_FIELD -0x1p824 /* its bits are those of a number with 201 in the exponent field, negated */
+#define C_FACTOR      0x1p200  /* of shares that something is added to, */
+#define C_OF_Y        0x1p-120 /* that by 2^Y_POWER */
 #define MOST_GRAD     0x1p400  /* gradients below this may be taken times E_FACTOR */
 
 /* Of the exponential; LN2 is from tools/exp_constants.py too. */

@@ -425,7 +425,7 @@ static void logsumexp_grad(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end,
     for (; begin < end; begin++, fsm_cursor_advance(&r->at, args, 1)) {
         const long double grad = element(r, FSM_GRAD, 0), lse = saved ? element(r, FSM_SAVED, 0) : 0;
         const summary s = saved ? (summary){0} : summarize(r, 1);
-        const bool none = !isfinite(grad) || !isfinite(lse) || s.flags || s.leader < 0;
+        const bool none = isnan(grad) || !isfinite(lse) || s.flags || s.leader < 0;
         for (ptrdiff_t c = 0; load(r, c); c += FSM_CHUNK) {
             for (ptrdiff_t i = 0; i < r->count; i++) {
                 const long double x = r->x[i];

@@ -21,7 +21,7 @@ OPS = {name: number for number, name in enumerate(_core.ops())}
 _COMPUTE = {_core.F32: (4, 2.0**-100, 2.0**100), _core.F64: (8, 1e-280, 1e280)}
 
 # The largest factor of a term of a loss for which its arithmetic neither overflows nor loses terms.
-_LARGEST_FACTOR = {_core.F32: 2.0**50, _core.F64: 2.0**500}
+_LARGEST_FACTOR = {_core.F32: 2.0**20, _core.F64: 2.0**500}
 
 
 def normalize(
@@ -144,9 +144,11 @@ def logsumexp_gradient(
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """What the options of a loss come to. `divisor`: of the sum of the rows' losses, and of their gradients."""
+    """What the options of a loss come to. `counted`: which targets count; None: all. `divisor`: of the sum of the rows'
+    losses, and of their gradients. `largest_factor`: of a term, in size."""
 
     reduction: str
+    counted: NDArray[np.bool] | None
     divisor: float
     weight: Array | None
     options: dict[str, Any]
@@ -171,7 +173,7 @@ class Loss:
         cap, how = _check.softcap(softcap), _check.reduction(reduction)
         weights = None if weight is None else _check.class_weight(name, weight, classes)
         ignored = _check.ignore_index(ignore_index, indices)
-        divisor = 1.0
+        divisor, counted = 1.0, None
         if indices:
             counted = _check.labels(target, classes, ignored)
             rows = target.size if counted is None else int(np.count_nonzero(counted))
@@ -184,7 +186,7 @@ class Loss:
             z = z * (divisor / rows) if rows else 0.0
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = float(np.float64(1) / np.float64(divisor)) if rows else 0.0
-        largest = 1.0 if weights is None else float(np.max(np.abs(weights)))
+        largest = 1.0 if weights is None else float(np.linalg.norm(weights.astype(np.float64), np.inf))
         options = {
             "scale": scale,
             "own": 1 - smoothing,
@@ -193,7 +195,7 @@ class Loss:
             "softcap": cap,
             "ignore_index": _as_stored(ignored, target.dtype),
         }
-        return cls(how, divisor, weights, options, scale * largest)
+        return cls(how, counted, divisor, weights, options, scale * largest)
 
     def compute_dtype(self, result: np.dtype[Any]) -> int:
         """What the arithmetic is done in: the least that holds the result, and its products with the factors."""

@@ -149,7 +149,7 @@ def logsumexp_grad(
     -------
     ndarray or scalar
         The gradient with respect to a, of the dtype that `grad` and `a` promote to, if that is a float, else float64.
-        NaN along the axis where `grad` is not finite, and where `softmax` is.
+        NaN along the axis where `softmax` is.
 
     Raises
     ------

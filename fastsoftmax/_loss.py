@@ -205,7 +205,7 @@ def linear_cross_entropy(
         that joins that of `linear_weight`. Not in it are the results, one number a row, and a copy of `x` and
         `linear_weight` if they are not of the dtype that is computed in.
     progress : callable, optional
-        Is called as ``progress(done, rows)`` after every block.
+        Is called as ``progress(done, rows)`` after every block, with how many of the rows that count are done.
     num_threads : int, optional
         As of `softmax`; NumPy's products take as many as its BLAS is told to.
 
@@ -312,16 +312,16 @@ class _Gradients:
 
     def __init__(self, x: Array, weights: Array, bias: Array | None, dtype: np.dtype[Any], budget: int) -> None:
         self.weights = weights
-        self.dx = np.empty(x.shape, dtype)
+        self.dx = np.zeros(x.shape, dtype)
         self.dweight = np.zeros(weights.shape, weights.dtype)
         self.dbias = None if bias is None else np.zeros(bias.shape, weights.dtype)
         self.together = max(1, budget // max(1, weights[0].nbytes))  # classes whose product fits
 
-    def add(self, rows: slice, x: Array, dlogits: Array) -> None:
+    def add(self, rows: slice | NDArray[np.intp], x: Array, dlogits: Array) -> None:
         self.dx[rows] = dlogits @ self.weights
         for begin in range(0, len(self.weights), self.together):
             classes = slice(begin, begin + self.together)
-            self.dweight[classes] += dlogits[:, classes].T @ x
+            self.dweight[classes] += (x.T @ dlogits[:, classes]).T  # the other way round, BLAS would copy dlogits
         if self.dbias is not None:
             self.dbias += np.ones(len(dlogits), dlogits.dtype) @ dlogits
 
@@ -354,12 +354,15 @@ def _linear(
     t = t.reshape(-1, classes) if t.ndim == a.ndim else t.reshape(-1)
     a, shape, w = a.reshape(-1, a.shape[-1]), a.shape, w.astype(compute, copy=False)
     gradients = _Gradients(a, w, bias, result, budget // 4) if with_grad else None
-    together = max(1, min(len(a), (budget * 3 // 4 if with_grad else budget) // (classes * compute.itemsize)))
+    order = None if loss.counted is None or loss.counted.all() else np.flatnonzero(loss.counted)
+    count = len(a) if order is None else len(order)
+    together = max(1, min(count, (budget * 3 // 4 if with_grad else budget) // (classes * compute.itemsize)))
     logits = np.empty((together, classes), compute)
-    losses = np.empty(len(a), np.longdouble if compute.itemsize > 8 else np.float64)
-    for begin in range(0, len(a), together):
-        rows = slice(begin, min(begin + together, len(a)))
-        features, block = a[rows].astype(compute, copy=False), logits[: rows.stop - begin]
+    losses = np.zeros(len(a), np.longdouble if compute.itemsize > 8 else np.float64)
+    for begin in range(0, count, together):
+        end = min(begin + together, count)
+        rows = slice(begin, end) if order is None else order[begin:end]
+        features, block = a[rows].astype(compute, copy=False), logits[: end - begin]
         np.matmul(features, w.T, out=block)
         if bias is not None:
             block += bias
@@ -367,7 +370,7 @@ def _linear(
         if gradients is not None:
             gradients.add(rows, features, block)
         if progress is not None:
-            progress(rows.stop, len(a))
+            progress(end, count)
     if gradients is not None:
         gradients.dx = gradients.dx.reshape(shape)
     return loss.reduce(losses.reshape(shape[:-1]), result), gradients

@@ -72,6 +72,30 @@ FSM_INLINE vec FN(c_distance)(vec x, vec c, vec half_max) {
     return vec_select_lt(zero, vec_abs(c), d, zero);
 }
 
+/* The sum of c*(m - x) of row r, if that has infinite terms and c is finite. */
+static double FN(infinite_distance)(const FN(group) * g, ptrdiff_t r) {
+    const fsm_args *args = g->args;
+    real x[FSM_CHUNK], c[FSM_CHUNK];
+    bool above = false, below = false;
+    for (ptrdiff_t begin = 0; begin < args->n; begin += FSM_CHUNK) {
+        const ptrdiff_t count = args->n - begin < FSM_CHUNK ? args->n - begin : FSM_CHUNK;
+        FN(load)(args, FSM_X, FN(start_of)(g, FSM_X, r), begin, count, x);
+        FN(load_c)(g, r, begin, count, c);
+        for (ptrdiff_t i = 0; i < count; i++)
+            if (x[i] == -(real)INFINITY) {
+                above |= c[i] > 0;
+                below |= c[i] < 0;
+            }
+    }
+    return above && below ? NAN : above ? INFINITY : -INFINITY;
+}
+
+/* What the sums are in the end: infinities may not have survived the float64 sums of pairs. */
+static void FN(c_sums_of)(const FN(group) * g, ptrdiff_t r, FN(c_sums) * sums, int j, double c, double half_distance) {
+    sums->c[j] = c;
+    sums->distance[j] = isnan(half_distance) && isfinite(c) ? FN(infinite_distance)(g, r) : 2 * half_distance;
+}
+
 static void FN(c_sum_row)(const FN(group) * g, ptrdiff_t r, real max, FN(c_sums) * sums) {
     const ptrdiff_t n = g->args->n;
     const vec half_max = vec_set1(max / 2);
@@ -103,8 +127,7 @@ static void FN(c_sum_row)(const FN(group) * g, ptrdiff_t r, real max, FN(c_sums)
         total = FN(sum_merge)(total, vec_acc_fold(totals));
         distance = FN(sum_merge)(distance, vec_acc_fold(distances));
     }
-    sums->c[r] = total.hi + total.lo;
-    sums->distance[r] = 2 * (distance.hi + distance.lo);
+    FN(c_sums_of)(g, r, sums, (int)r, total.hi + total.lo, distance.hi + distance.lo);
 }
 
 /* Of all tiles. */
@@ -153,13 +176,11 @@ static void FN(c_sum_columns)(const FN(group) * g, const FN(log_state) * states,
         }
     }
     for (int t = 0; t < g->tiles; t++) {
-        double hi[LANES], lo[LANES];
+        double hi[LANES], lo[LANES], distance_hi[LANES], distance_lo[LANES];
         vec_acc_get(total[t], hi, lo);
-        for (int j = 0; j < LANES; j++)
-            sums[t].c[j] = hi[j] + lo[j];
-        vec_acc_get(distance[t], hi, lo);
-        for (int j = 0; j < LANES; j++)
-            sums[t].distance[j] = 2 * (hi[j] + lo[j]);
+        vec_acc_get(distance[t], distance_hi, distance_lo);
+        for (int j = 0; j < FN(entries)(g, t); j++)
+            FN(c_sums_of)(g, t * LANES + j, &sums[t], j, hi[j] + lo[j], distance_hi[j] + distance_lo[j]);
     }
 }
 
@@ -263,7 +284,7 @@ static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_st
         const double part = loss.softcap > 0 ? named.x[j] / loss.softcap : 0;
         shares->own[j] = (real)(gradient[j] * (1 - part * part));
         shares->index[j] = named.index[j];
-        shares->c_factor[j] = (real)(-loss.scale * E_FACTOR);
+        shares->c_factor[j] = (real)(-loss.scale * C_FACTOR);
     }
     for (int j = 0; loss.ignores && j < count; j++)
         if (named.ignored[j]) {

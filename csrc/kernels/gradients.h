@@ -108,7 +108,7 @@ FSM_INLINE void FN(gradient_blocks)(vec *grad, vec *saved, const int count, FN(g
             grad[i] = vec_mul(vec_fma(minus_e, plan.sum, vec_mul(grad[i], vec_set1(E_FACTOR))), plan.beta);
         }
     }
-    FN(unscale)(grad, count);
+    FN(unscale)(grad, count, E_FACTOR);
 }
 
 /* ---- rows that are not ordinary */

@@ -163,9 +163,10 @@ FSM_INLINE_ void FN(share_divisor)(fsm_sum sum, double f, real *hi, real *lo, re
     memcpy(off, &signed_field, sizeof signed_field);
 }
 
-/* `count` <= 4 blocks of finite v / E_FACTOR, rounded once, as quotients are (math.h), but of either sign. */
-FSM_OUTLINE_ void FN(unscale_subnormal)(vec *v, int count) {
-    const vec zero = vec_set1(0), unit = vec_set1(E_FACTOR * MIN_NORMAL / 2), half = vec_set1((real)0.5);
+/* `count` <= 4 blocks of finite v / factor, rounded once, as quotients are, but of either sign. The factor is a power
+ * of two above 1. */
+FSM_OUTLINE_ void FN(unscale_subnormal)(vec *v, int count, real factor) {
+    const vec zero = vec_set1(0), unit = vec_set1(factor * MIN_NORMAL / 2), half = vec_set1((real)0.5);
     for (int i = 0; i < count; i++) {
         const vec size = vec_abs(v[i]);
         const vec result = vec_bits_sub(vec_max(size, vec_fma(size, half, unit)), unit);
@@ -173,21 +174,21 @@ FSM_OUTLINE_ void FN(unscale_subnormal)(vec *v, int count) {
     }
 }
 
-FSM_INLINE void FN(unscale)(vec *v, const int count) {
+FSM_INLINE void FN(unscale)(vec *v, const int count, const real factor) {
     vec least = vec_abs(v[0]);
     FSM_UNROLL
     for (int i = 1; i < count; i++)
         least = vec_min(least, vec_abs(v[i]));
-    if (vec_any_lt(least, vec_set1(E_FACTOR * MIN_NORMAL))) {
+    if (vec_any_lt(least, vec_set1(factor * MIN_NORMAL))) {
         vec copy[4];
         for (int i = 0; i < count; i++)
             copy[i] = v[i];
-        FN(unscale_subnormal)(copy, count);
+        FN(unscale_subnormal)(copy, count, factor);
         for (int i = 0; i < count; i++)
             v[i] = copy[i];
         return;
     }
     FSM_UNROLL
     for (int i = 0; i < count; i++)
-        v[i] = vec_mul(v[i], vec_set1(1 / E_FACTOR));
+        v[i] = vec_mul(v[i], vec_set1(1 / factor));
 }

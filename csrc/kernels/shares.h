@@ -3,7 +3,7 @@
  *
  * The exponentials are computed again, in the frame of the row's maximum, so that nothing is kept and y may be x.
  * Without c, every result is a quotient whose divisor has f in it (math.h). With c both terms are taken times
- * E_FACTOR, and integers take that off where results are subnormal, as in gradients.h. */
+ * C_FACTOR, and integers take that off where results are subnormal, as in gradients.h. */
 
 /* f*softmax(x); the same, where no x counts as more than the maximum, which is a logarithm of a sum; and with a c. */
 typedef enum { FN(SHARES), FN(SHARES_OF_LSE), FN(SHARES_AND_C) } FN(share_kind);
@@ -18,32 +18,61 @@ typedef struct {
     real own[LANES];
     bool filled[LANES]; /* with this, instead of a result: */
     real_bits fill[LANES];
+    bool infinite[LANES]; /* f is */
 } FN(shares);
 
-/* Of the first `count`, from their states and f; the others do not exist. A row without a sum, or whose f is not
- * finite, has no result. No row has an own element yet. */
+/* Of the first `count`, from their states and f; the others do not exist. A row without a sum, or whose f is NaN, has
+ * no result. No row has an own element yet. */
 static void FN(shares_of)(FN(shares) * s, const FN(log_state) * of, const double *f, int count, bool with_c) {
     double factors[LANES];
     fsm_sum sums[LANES];
     memset(s, 0, sizeof *s);
     for (int j = 0; j < count; j++) {
-        const bool none = (of->flags[j] != 0) | !(fabs(of->max[j]) < INFINITY) | !(fabs(f[j]) < INFINITY);
+        const bool none = (of->flags[j] != 0) | !(fabs(of->max[j]) < INFINITY) | (f[j] != f[j]);
         const fsm_sum sum = FN(sum_merge)(of->others[j], (fsm_sum){of->e[j], 0});
         s->max[j] = (real)fsm_select(none, 0, of->max[j]);
         s->shift[j] = (real)fsm_select(none, 0, of->shift[j]);
         sums[j] = (fsm_sum){fsm_select(none, 1, sum.hi), fsm_select(none, 0, sum.lo)};
-        factors[j] = fsm_select(none, 0, f[j]);
+        s->infinite[j] = fabs(f[j]) == INFINITY;
+        factors[j] = fsm_select(none, 0, fsm_select(s->infinite[j], copysign(1, f[j]), f[j]));
         s->filled[j] = none;
     }
     for (int j = 0; j < count; j++) {
-        if (with_c)
-            s->hi[j] = (real)(factors[j] * (E_FACTOR / (sums[j].hi + sums[j].lo)));
+        if (with_c) /* C_FACTOR takes the place of 2^Y_POWER */
+            FN(sum_reciprocal)(sums[j], factors[j] * C_OF_Y, &s->hi[j], &s->lo[j]);
         else
             FN(share_divisor)(sums[j], factors[j], &s->hi[j], &s->lo[j], &s->unit[j], &s->off[j]);
         s->fill[j] = QUIET_NAN_BITS;
     }
     for (int j = 0; j < LANES; j++)
         s->index[j] = -1;
+}
+
+/* Row r of y, which is +-softmax(x), times infinity. */
+static void FN(times_infinity)(const FN(group) * g, ptrdiff_t r) {
+    const fsm_args *args = g->args;
+    const fsm_row row = fsm_row_across(g->row, args, r);
+    const real_bits nan_bits = QUIET_NAN_BITS;
+    real chunk[FSM_CHUNK];
+    for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
+        const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
+        FN(load)(args, FSM_Y, row.at[FSM_Y], c, count, chunk);
+        for (ptrdiff_t i = 0; i < count; i++)
+            if (chunk[i] == 0)
+                memcpy(&chunk[i], &nan_bits, sizeof nan_bits);
+            else
+                chunk[i] = chunk[i] > 0 ? (real)INFINITY : -(real)INFINITY;
+        FN(store)(args, FSM_Y, row.at[FSM_Y], c, count, chunk);
+    }
+}
+
+/* What is left of tile t of y. */
+static void FN(share_special)(const FN(group) * g, int t, const FN(shares) * s) {
+    for (int j = 0; j < FN(entries)(g, t); j++)
+        if (s->filled[j])
+            FN(fill)(g, t * LANES + j, s->fill[j], 0);
+        else if (s->infinite[j])
+            FN(times_infinity)(g, t * LANES + j);
 }
 
 /* What the second sweep of a row, or of a tile, works with. */
@@ -92,10 +121,11 @@ FSM_INLINE void FN(share_blocks)(vec *a, const vec *c, const int count, const FN
     FN(exp_blocks)(a, count, &terms->frame, terms->careful);
     FSM_UNROLL
     for (int i = 0; i < count; i++)
-        a[i] = kind == FN(SHARES_AND_C) ? vec_fma(a[i], terms->divisor.hi, vec_mul(c[i], terms->c_factor))
-                                        : FN(share)(a[i], terms->divisor, terms->unit, terms->off);
+        a[i] = kind == FN(SHARES_AND_C)
+                   ? vec_fma(c[i], terms->c_factor, vec_scale(a[i], terms->divisor.hi, terms->divisor.lo))
+                   : FN(share)(a[i], terms->divisor, terms->unit, terms->off);
     if (kind == FN(SHARES_AND_C))
-        FN(unscale)(a, count);
+        FN(unscale)(a, count, C_FACTOR);
     if (terms->softcap > 0) {
         vec y[4];
         for (int i = 0; i < count; i++)
@@ -168,9 +198,7 @@ FSM_INLINE void FN(share_rows)(const FN(group) * g, const FN(log_state) * state,
     }
     if (!g->y_ready && g->held)
         FN(store_group)(g, 0, n);
-    for (ptrdiff_t r = 0; r < g->rows; r++)
-        if (s->filled[r])
-            FN(fill)(g, r, s->fill[r], 0);
+    FN(share_special)(g, 0, s);
 }
 
 /* Results of tiles. */
@@ -203,7 +231,5 @@ FSM_INLINE void FN(share_columns)(const FN(group) * g, const FN(log_state) * sta
             FN(store_group)(g, begin, x.count);
     }
     for (int t = 0; t < g->tiles; t++)
-        for (int j = 0; j < FN(entries)(g, t); j++)
-            if (shares[t].filled[j])
-                FN(fill)(g, t * LANES + j, shares[t].fill[j], 0);
+        FN(share_special)(g, t, &shares[t]);
 }
