@@ -102,8 +102,8 @@ FSM_INLINE_ bool fsm_has_integers(const fsm_operand *operand) {
 /* `count` <= FSM_MOST_INTEGERS of an operand that has them, `step` bytes apart at `from`. */
 #define FSM_MOST_INTEGERS 32
 
-static void fsm_load_integers(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
-                              int64_t *to) {
+FSM_OUTLINE_ void fsm_load_integers(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
+                                    int64_t *to) {
     const int size = fsm_size_of[operand->storage];
     char raw[FSM_MOST_INTEGERS * sizeof(int64_t)];
     switch (operand->storage) {
@@ -176,11 +176,12 @@ FSM_INLINE_ void fsm_move(const fsm_args *args, const fsm_operand *operand, char
     }
 }
 
-static void fsm_gather(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, char *to) {
+FSM_OUTLINE_ void fsm_gather(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, char *to) {
     fsm_move(args, &args->operands[which], row, begin, count, to, false);
 }
 
-static void fsm_scatter(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, char *from) {
+FSM_OUTLINE_ void fsm_scatter(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count,
+                              char *from) {
     fsm_move(args, &args->operands[which], row, begin, count, from, true);
 }
 

@@ -4,7 +4,6 @@ Nothing of the input's size is allocated, unless `out` overlaps an input in anot
 an element twice.
 """
 
-import dataclasses
 import math
 from typing import Any
 
@@ -142,21 +141,11 @@ def logsumexp_gradient(
     return (y if y.ndim else y[()]) if out is None else out
 
 
-@dataclasses.dataclass(frozen=True)
 class Loss:
-    """What the options of a loss come to. `counted`: which targets count; None: all. `divisor`: of the sum of the rows'
-    losses, and of their gradients. `largest_factor`: of a term, in size."""
+    """What the options of a loss come to, for targets as _check.target() returns them."""
 
-    reduction: str
-    counted: NDArray[np.bool] | None
-    divisor: float
-    weight: Array | None
-    options: dict[str, Any]
-    largest_factor: float
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         name: str,
         target: Array,
         classes: int,
@@ -166,36 +155,42 @@ class Loss:
         reduction: Any,
         z_loss: Any,
         softcap: Any,
-    ) -> "Loss":
-        """target: as _check.target() returns it."""
+    ) -> None:
         indices = target.dtype.kind in "iu"
         smoothing, z = _check.label_smoothing(label_smoothing), _check.z_loss(z_loss)
-        cap, how = _check.softcap(softcap), _check.reduction(reduction)
-        weights = None if weight is None else _check.class_weight(name, weight, classes)
-        ignored = _check.ignore_index(ignore_index, indices)
-        divisor, counted = 1.0, None
-        if indices:
-            counted = _check.labels(target, classes, ignored)
-            rows = target.size if counted is None else int(np.count_nonzero(counted))
-        else:
-            rows = target.size // classes
-        if how == "mean":
-            divisor = float(rows)
-            if indices and weights is not None:
-                divisor = float(np.add.reduce(_picked(weights, target, counted), axis=None))
-            z = z * (divisor / rows) if rows else 0.0
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = float(np.float64(1) / np.float64(divisor)) if rows else 0.0
-        largest = 1.0 if weights is None else float(np.linalg.norm(weights.astype(np.float64), np.inf))
-        options = {
+        cap = _check.softcap(softcap)
+        self.reduction = _check.reduction(reduction)
+        self.weight = None if weight is None else _check.class_weight(name, weight, classes)
+        self.ignore_index = _check.ignore_index(ignore_index, target.dtype)
+        rows = _check.labels(target, classes, self.ignore_index) if indices else target.size // classes
+        self.divisor = 1.0  # of the sum of the rows' losses, and of their gradients
+        if self.reduction == "mean":
+            self.divisor = float(rows)
+            if indices and self.weight is not None:
+                self.divisor = self._sum_of_weights(target)
+            z = z * (self.divisor / rows) if rows else 0.0
+        scale = 1 / self.divisor if self.divisor else math.inf
+        largest = 1.0 if self.weight is None else float(np.linalg.norm(self.weight.astype(np.float64), np.inf))
+        self.largest_factor = scale * largest
+        self.options = {
             "scale": scale,
             "own": 1 - smoothing,
             "uniform": smoothing / classes,
             "z": z,
             "softcap": cap,
-            "ignore_index": _as_stored(ignored, target.dtype),
+            "ignore_index": self.ignore_index,
         }
-        return cls(how, counted, divisor, weights, options, scale * largest)
+
+    def counted(self, target: Array) -> NDArray[np.bool] | None:
+        """Which rows count; None: all."""
+        return None if self.ignore_index is None else target != self.ignore_index
+
+    def _sum_of_weights(self, target: Array) -> float:
+        """Of the classes that are named, in float64."""
+        assert self.weight is not None
+        weights, counted = self.weight.astype(np.float64), self.counted(target)
+        picked = weights[target] if counted is None else np.where(counted, weights[np.where(counted, target, 0)], 0)
+        return float(np.add.reduce(picked, axis=None))
 
     def compute_dtype(self, result: np.dtype[Any]) -> int:
         """What the arithmetic is done in: the least that holds the result, and its products with the factors."""
@@ -214,9 +209,9 @@ class Loss:
         if weight is not None:
             weight = np.broadcast_to(weight.reshape((-1,) + (1,) * (a.ndim - 1 - axis)), a.shape)
         operands = {
-            "target": np.expand_dims(target, axis) if target.ndim < a.ndim else target,
+            "target": _kept(target, axis) if target.ndim < a.ndim else target,
             "class_weight": weight,
-            "losses": np.expand_dims(losses, axis),
+            "losses": _kept(losses, axis),
         }
         _compute("cross_entropy", compute, a, (axis,), y, num_threads, operands, self.options)
         return losses
@@ -241,13 +236,13 @@ def cross_entropy(
     num_threads: Any,
     with_grad: bool,
 ) -> Any:
-    """`options`: those of Loss.of(), from weight on."""
+    """`options`: those of Loss(), from weight on."""
     threads = 0 if num_threads is None else _check.num_threads(num_threads)
     a = _check.array(name, "logits", logits)
     place = _check.class_axis(axis, a.ndim)
     classes = _check.classes(name, "logits", a.shape, place)
     t = _check.target(target, a.shape, place)
-    loss = Loss.of(name, t, classes, *options)
+    loss = Loss(name, t, classes, *options)
     result = _check.result_dtype(a.dtype, None)
     y = None
     if with_grad:
@@ -256,19 +251,9 @@ def cross_entropy(
     return (value, y if out is None else out) if with_grad else value
 
 
-def _picked(weights: Array, target: Array, counted: NDArray[np.bool] | None) -> Array:
-    """The weights of the classes that targets name, 0 for those that do not count, in float64."""
-    exact = weights.astype(np.float64)
-    if counted is None:
-        return exact[target]
-    return np.where(counted, exact[np.where(counted, target, 0)], 0)
-
-
-def _as_stored(ignored: int | None, dtype: np.dtype[Any]) -> int | None:
-    """An index to ignore as kernels see it, in an int64; None if targets of `dtype` cannot be it."""
-    if ignored is None or dtype.kind not in "iu" or not np.iinfo(dtype).min <= ignored <= np.iinfo(dtype).max:
-        return None
-    return ignored - (1 << 64) if ignored >= 1 << 63 else ignored
+def _kept(a: Array, axis: int) -> Array:
+    """A view of a, with an axis of length 1 more."""
+    return a.reshape(*a.shape[:axis], 1, *a.shape[axis:])
 
 
 def _smallest_normal(dtype: np.dtype[Any]) -> float:

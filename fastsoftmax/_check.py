@@ -1,5 +1,6 @@
 """Every argument rule, one function a rule. Errors are raised here only, before anything is written."""
 
+import functools
 import math
 import operator
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsoftmax._core import MAX_THREADS, storage_of
+from fastsoftmax._core import MAX_THREADS, count_labels, storage_of
 
 _TAKE_WHERE = ("softmax", "log_softmax", "logsumexp", "logmeanexp", "softmax_entropy")
 _FLOATS = ("float16", "bfloat16", "float32", "float64", np.dtype(np.longdouble).name)
@@ -58,12 +59,18 @@ def axes(value: Any, ndim: int) -> tuple[int, ...]:
     return tuple(sorted(indices)) if ndim else ()
 
 
+@functools.cache
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether a result may have this dtype."""
+    return dtype.name in _FLOATS
+
+
 def result_dtype(given: np.dtype[Any], wanted: Any) -> np.dtype[Any]:
     """The dtype of the result, native, for input of dtype `given`."""
-    result: np.dtype[Any] = given if given.name in _FLOATS else np.dtype(np.float64)
+    result: np.dtype[Any] = given if is_float(given) else np.dtype(np.float64)
     if wanted is not None:
         result = np.dtype(wanted)
-        if result.name not in _FLOATS:
+        if not is_float(result):
             raise TypeError(f"dtype must be float16, bfloat16, float32, float64 or longdouble, got {result}.")
     return result.newbyteorder("=")
 
@@ -76,7 +83,7 @@ def out(value: Any, shape: tuple[int, ...], result: np.dtype[Any]) -> NDArray[An
         raise ValueError(f"out has shape {value.shape}, expected {shape}.")
     if not value.flags.writeable:
         raise ValueError("out is read-only.")
-    if value.dtype.name not in _FLOATS or not np.can_cast(result, value.dtype, casting="same_kind"):
+    if not is_float(value.dtype) or not np.can_cast(result, value.dtype, casting="same_kind"):
         raise TypeError(f"cannot cast {result} result to out of dtype {value.dtype}.")
     return np.asarray(value)
 
@@ -122,6 +129,8 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def real(parameter: str, value: Any) -> float:
+    if type(value) is float:
+        return value
     if isinstance(value, str | bytes) or np.ndim(value) or np.iscomplexobj(value):
         raise TypeError(f"{parameter} must be a real number, got {type(value).__name__}.")
     try:
@@ -216,7 +225,7 @@ def target(value: Any, shape: tuple[int, ...], axis: int) -> NDArray[Any]:
                 f"axis {axis}."
             )
         return a
-    if a.dtype.name not in _FLOATS:
+    if not is_float(a.dtype):
         raise TypeError(f"target must be integers (class indices) or floats (probabilities), got {a.dtype}.")
     if a.shape != shape:
         hint = " (class indices have to be integers: target.astype(int))" if a.shape == rows else ""
@@ -226,31 +235,30 @@ def target(value: Any, shape: tuple[int, ...], axis: int) -> NDArray[Any]:
     return a
 
 
-def labels(a: NDArray[Any], count: int, ignore_index: int | None) -> NDArray[np.bool] | None:
-    """Which of the class indices count; None: all. Those are from 0 to count - 1."""
-    counted = None if ignore_index is None else a != ignore_index
-    if a.size and not (a.min() >= 0 and a.max() < count):
-        bad = (a < 0) | (a >= count)
-        if counted is not None:
-            bad &= counted
-        if bad.any():
-            position = np.unravel_index(np.argmax(bad), a.shape)
-            where_ = f"[{', '.join(str(i) for i in position)}]" if position else ""
-            raise IndexError(
-                f"target{where_} = {a[position]} is out of range for {count} classes (ignore_index= skips rows)."
-            )
+def labels(a: NDArray[Any], count: int, ignore_index: int | None) -> int:
+    """How many of the class indices count; those are from 0 to count - 1."""
+    counted, bad = count_labels(a, count, ignore_index)
+    if bad >= 0:
+        position = ", ".join(str(i) for i in np.unravel_index(bad, a.shape))
+        where_ = f"[{position}]" if position else ""
+        raise IndexError(
+            f"target{where_} = {a.flat[bad]} is out of range for {count} classes (ignore_index= skips rows)."
+        )
     return counted
 
 
-def ignore_index(value: Any, indices: bool) -> int | None:
+def ignore_index(value: Any, dtype: np.dtype[Any]) -> int | None:
+    """None if no target of `dtype` can be it."""
     if value is None:
         return None
-    if not indices:
+    if dtype.kind not in "iu":
         raise ValueError("ignore_index needs class indices as target, got probabilities: set the rows' weights to 0.")
     try:
-        return operator.index(value)
+        index = operator.index(value)
     except TypeError:
         raise TypeError(f"ignore_index must be an int or None, got {type(value).__name__}.") from None
+    limits = np.iinfo(dtype)
+    return index if limits.min <= index <= limits.max else None
 
 
 def class_weight(function: str, value: Any, count: int) -> NDArray[Any]:

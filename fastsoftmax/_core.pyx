@@ -75,6 +75,11 @@ cdef extern from "fsm.h" nogil:
     void fsm_set_num_threads(int threads)
     void fsm_limit_num_threads(int threads)
 
+cdef extern from "walk.h" nogil:
+    enum:
+        FSM_MOST_INTEGERS
+    void fsm_load_integers(const fsm_operand *operand, const char *at, ptrdiff_t step, ptrdiff_t count, int64_t *to)
+
 # From this many elements on, the GIL is released: handing it over costs about as much as computing them.
 cdef ptrdiff_t GIL_ELEMENTS = 1000
 
@@ -293,7 +298,7 @@ def compute(
     args.loss.z = z
     args.loss.softcap = softcap
     args.loss.ignores = ignore_index is not None
-    args.loss.ignore_index = ignore_index if args.loss.ignores else 0
+    args.loss.ignore_index = as_int64(ignore_index) if args.loss.ignores else 0
     arrays = (x, y, mask, weights, sign, saved, grad, target, class_weight, losses)
     for o, array in enumerate(arrays):
         if array is not None:
@@ -322,6 +327,35 @@ cdef int run(fsm_kernel *kernel, int dtype, const fsm_args *args, ptrdiff_t size
     if not done:
         PyErr_NoMemory()
     return 0
+
+
+def count_labels(target, ptrdiff_t classes, ignored):
+    """How many of the integers in `target` are not `ignored`, an int or None; and the position, in C order, of the first
+    of them that is not from 0 to classes - 1, or -1."""
+    cdef cnp.ndarray a = np.asarray(target, order="C")
+    cdef fsm_operand integers
+    cdef int64_t labels[FSM_MOST_INTEGERS]
+    cdef ptrdiff_t i, count, begin = 0, size = cnp.PyArray_SIZE(a), itemsize = cnp.PyArray_ITEMSIZE(a), counted = 0
+    cdef bint ignores = ignored is not None
+    cdef int64_t ignore = as_int64(ignored) if ignores else 0
+    integers.storage = storage_of(a.dtype)
+    integers.swapped = not cnp.PyArray_ISNOTSWAPPED(a)
+    while begin < size:
+        count = min(size - begin, FSM_MOST_INTEGERS)
+        fsm_load_integers(&integers, cnp.PyArray_BYTES(a) + begin * itemsize, itemsize, count, labels)
+        for i in range(count):
+            if ignores and labels[i] == ignore:
+                continue
+            counted += 1
+            if labels[i] < 0 or labels[i] >= classes:
+                return counted, begin + i
+        begin += count
+    return counted, -1
+
+
+cdef int64_t as_int64(value) except? -1:
+    """As kernels see it: from 2**63 on negative."""
+    return value - (1 << 64) if value >= 1 << 63 else value
 
 
 # ---- arrays

@@ -338,7 +338,7 @@ def _linear(
     num_threads: Any,
     with_grad: bool,
 ) -> tuple[Any, Any]:
-    """The loss and, with_grad, _Gradients; `options`: those of _call.Loss.of(), from weight on."""
+    """The loss and, with_grad, _Gradients; `options`: those of _call.Loss(), from weight on."""
     a, w = _check.array(name, "x", x), _check.array(name, "linear_weight", linear_weight)
     bias = None if linear_bias is None else _check.array(name, "linear_bias", linear_bias)
     _check.linear_shapes(a, w, bias)
@@ -349,12 +349,13 @@ def _linear(
     compute = np.dtype(np.float32) if result.itemsize == 2 else result
     classes = _check.classes(name, "linear_weight", w.shape, 0)
     t = _check.target(target, (*a.shape[:-1], classes), a.ndim - 1)
-    loss = _call.Loss.of(name, t, classes, *options)
+    loss = _call.Loss(name, t, classes, *options)
 
     t = t.reshape(-1, classes) if t.ndim == a.ndim else t.reshape(-1)
     a, shape, w = a.reshape(-1, a.shape[-1]), a.shape, w.astype(compute, copy=False)
     gradients = _Gradients(a, w, bias, result, budget // 4) if with_grad else None
-    order = None if loss.counted is None or loss.counted.all() else np.flatnonzero(loss.counted)
+    counted = loss.counted(t)
+    order = None if counted is None or counted.all() else np.flatnonzero(counted)
     count = len(a) if order is None else len(order)
     together = max(1, min(count, (budget * 3 // 4 if with_grad else budget) // (classes * compute.itemsize)))
     logits = np.empty((together, classes), compute)
