@@ -154,8 +154,8 @@ static real FN(plain_result)(real grad, real saved, double sum, double temperatu
 /* Whether a row, or each column, may be taken times E_FACTOR. A NaN shows in the sum. */
 FSM_INLINE_ bool FN(is_ordinary)(const FN(group) * g, real grad, real low, real high, double sum, FN(gradient) of) {
     const double limit = g->args->temperature < 1 ? MOST_GRAD * g->args->temperature : MOST_GRAD;
-    const bool saved = of == FN(OF_SOFTMAX) ? low >= 0 && high < 2 : high < 1;
-    return saved && grad < limit && fabs(sum) < limit * (of == FN(OF_SOFTMAX) ? (double)E_FACTOR : 1);
+    const bool saved = of == FN(OF_SOFTMAX) ? (low >= 0) & (high < 2) : high < 1;
+    return saved & (grad < limit) & (fabs(sum) < limit * (of == FN(OF_SOFTMAX) ? (double)E_FACTOR : 1));
 }
 
 /* ---- rows */
@@ -239,11 +239,13 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
 #define GRADIENT_LANES (GRADIENT_TILES * LANES * (ptrdiff_t)(sizeof(vec_acc) / sizeof(real)))
 #define GRADIENT_ROOM  ((SCRATCH_ROOM - GRADIENT_LANES) / 2)
 
-/* A piece of an operand: where it lies, or loaded into `room`. */
-static FN(piece) FN(gradient_piece)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count, real *room) {
+/* A piece of an operand: where it lies, or loaded into `room`. `again`: it was, by the first sweep. */
+static FN(piece)
+    FN(gradient_piece)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count, bool again, real *room) {
     if (FN(lies_in_tiles)(g, which))
         return FN(piece_in_place)(g, which, begin, count);
-    FN(load_columns)(g->args, which, g->row.at[which], begin, count, g->rows, room, g->pitch);
+    if (!again || g->args->n > PIECE)
+        FN(load_columns)(g->args, which, g->row.at[which], begin, count, g->rows, room, g->pitch);
     return (FN(piece)){(char *)room, LANES * sizeof(real), g->pitch * (ptrdiff_t)sizeof(real), count};
 }
 
@@ -330,8 +332,8 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
                 lanes[t * LANES + j] = vec_acc_zero();
         for (ptrdiff_t c = chunk; c < end; c += PIECE) {
             const ptrdiff_t count = end - c < PIECE ? end - c : PIECE;
-            const FN(piece) grad = FN(gradient_piece)(g, FSM_X, c, count, grad_room);
-            const FN(piece) saved = FN(gradient_piece)(g, FSM_SAVED, c, count, saved_room);
+            const FN(piece) grad = FN(gradient_piece)(g, FSM_X, c, count, false, grad_room);
+            const FN(piece) saved = FN(gradient_piece)(g, FSM_SAVED, c, count, false, saved_room);
             FN(gradient_add_piece)(g->tiles, grad, saved, lanes, reach, of);
         }
         for (int t = 0; t < g->tiles; t++) {
@@ -347,20 +349,27 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
         vec_store(low, reach[t].low);
         vec_store(high, reach[t].high);
         FN(gradient_columns_plan) *plan = &columns[t];
-        plan->all_ordinary = true;
+        const int count = FN(entries)(g, t);
+        int odd = 0;
         for (int j = 0; j < LANES; j++) {
             const double total = hi[j] + lo[j];
-            plan->ordinary[j] = j >= FN(entries)(g, t) || FN(is_ordinary)(g, grad[j], low[j], high[j], total, of);
-            plan->all_ordinary &= plan->ordinary[j];
-            plan->totals[j] = plan->ordinary[j] ? total : FN(plain_sum)(g, t * LANES + j, of);
-            sum[j] = plan->ordinary[j] ? (real)(total * (of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1)) : 0;
+            plan->ordinary[j] = FN(is_ordinary)(g, grad[j], low[j], high[j], total, of) | (j >= count);
+            odd |= !plan->ordinary[j];
+            plan->totals[j] = total;
+            sum[j] = (real)(total * (of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1));
         }
+        for (int j = 0; odd && j < count; j++)
+            if (!plan->ordinary[j]) {
+                plan->totals[j] = FN(plain_sum)(g, t * LANES + j, of);
+                sum[j] = 0;
+            }
+        plan->all_ordinary = !odd;
         plan->of_all = (FN(gradient_plan)){vec_load(sum), vec_set1(g->beta.hi)};
     }
     for (ptrdiff_t c = 0; c < n; c += PIECE) {
         const ptrdiff_t count = n - c < PIECE ? n - c : PIECE;
-        const FN(piece) grad = FN(gradient_piece)(g, FSM_X, c, count, grad_room);
-        const FN(piece) saved = FN(gradient_piece)(g, FSM_SAVED, c, count, saved_room);
+        const FN(piece) grad = FN(gradient_piece)(g, FSM_X, c, count, true, grad_room);
+        const FN(piece) saved = FN(gradient_piece)(g, FSM_SAVED, c, count, true, saved_room);
         const FN(piece) in_room = {(char *)grad_room, LANES * sizeof(real), g->pitch * (ptrdiff_t)sizeof(real), count};
         const FN(piece) y = in_place ? FN(piece_in_place)(g, FSM_Y, c, count) : in_room;
         ptrdiff_t i = 0;
