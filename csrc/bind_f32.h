@@ -55,8 +55,8 @@
 #define MOST_SHARE    100      /* ... to here */
 #define E_FACTOR      0x1p64f  /* of e */
 #define MINUS_E_FIELD -0x1p64f /* its bits are those of no number with 65 in the exponent field, negated */
-#define C_FACTOR      0x1p100f /* of shares that something is added to, */
-#define C_OF_Y        0x1p-20  /* that by 2^Y_POWER */
+#define C_POWER       100      /* shares that something is added to carry a factor of 2^C_POWER, ... */
+#define MOST_C        20       /* or less if a term is beyond this power */
 #define MOST_GRAD     0x1p58f  /* gradients below this may be taken times E_FACTOR */
 
 /* From tools/exp_constants.py: exp(t) within 0.046 ULP for |t| <= 0.375; highest power first. */

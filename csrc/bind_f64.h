@@ -57,8 +57,8 @@
 #define MOST_SHARE    300      /* ... to here */
 #define E_FACTOR      0x1p200  /* of e */
 #define MINUS_E_FIELD -0x1p824 /* its bits are those of a number with 201 in the exponent field, negated */
-#define C_FACTOR      0x1p200  /* of shares that something is added to, */
-#define C_OF_Y        0x1p-120 /* that by 2^Y_POWER */
+#define C_POWER       200      /* shares that something is added to carry a factor of 2^C_POWER, ... */
+#define MOST_C        500      /* or less if a term is beyond this power */
 #define MOST_GRAD     0x1p400  /* gradients below this may be taken times E_FACTOR */
 
 /* Of the exponential; LN2 is from tools/exp_constants.py too. */

@@ -91,9 +91,9 @@ enum {
 
 /* What a loss is made of (kernels/cross_entropy.h). */
 typedef struct {
-    double scale;         /* of every row's gradient */
-    double own, uniform;  /* 1 - smoothing, and smoothing / classes */
-    double z;             /* factor of the square of logsumexp(x) */
+    double divisor;       /* of the sum of the losses, and so of every row's gradient */
+    double smoothing;     /* the part of every target that is spread over the classes */
+    double z, z_divisor;  /* factor of the square of logsumexp(x), and what divides the sum of these */
     double softcap;       /* x is softcap * tanh(x / softcap); 0: x itself */
     bool ignores;         /* rows whose target is ... */
     int64_t ignore_index; /* ... this */

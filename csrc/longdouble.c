@@ -36,6 +36,11 @@ static pair add(pair sum, long double term) {
     return (pair){next.hi, sum.lo + next.lo};
 }
 
+/* The same of terms that may be infinite or NaN, as the sum then is. */
+static pair add_any(pair sum, long double term) {
+    return isfinite(sum.hi + term) ? add(sum, term) : (pair){sum.hi + term, 0};
+}
+
 /* The first half of a's bits, and the rest (Veltkamp; FMA in software takes 1 us). */
 static pair split(long double a) {
     const long double c = a * (long double)((UINT64_C(1) << (LDBL_MANT_DIG + 1) / 2) + 1), hi = c - (c - a);
@@ -126,7 +131,7 @@ typedef struct {
     const fsm_args *args;
     fsm_cursor at;
     ptrdiff_t begin, count; /* of the chunk that is loaded */
-    long double x[FSM_CHUNK], weight[FSM_CHUNK];
+    long double x[FSM_CHUNK], weight[FSM_CHUNK], c[FSM_CHUNK];
     uint8_t takes_part[FSM_CHUNK];
     char raw[FSM_CHUNK * sizeof(long double)];
 } row;
@@ -391,21 +396,19 @@ static void gradient(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void 
     row *r = first_row(args, begin, scratch);
     for (; begin < end; begin++, fsm_cursor_advance(&r->at, args, 1)) {
         pair sum = {0, 0};
-        for (int sweep = 0; sweep < 2; sweep++) {
-            const long double total = sum.hi + sum.lo;
-            for (ptrdiff_t c = 0; load(r, c); c += FSM_CHUNK) {
-                load_operand(r, FSM_SAVED, r->weight);
-                for (ptrdiff_t i = 0; i < r->count; i++) {
-                    const long double y = logarithm ? expl(r->weight[i]) : r->weight[i];
-                    if (sweep == 0)
-                        sum = isfinite(sum.hi) ? add(sum, logarithm ? r->x[i] : r->x[i] * y)
-                                               : (pair){sum.hi + r->x[i] * y, 0};
-                    else
-                        r->x[i] = (logarithm ? r->x[i] - y * total : y * (r->x[i] - total)) / args->temperature;
-                }
-                if (sweep == 1)
-                    store(r);
+        for (ptrdiff_t c = 0; load(r, c); c += FSM_CHUNK) {
+            load_operand(r, FSM_SAVED, r->weight);
+            for (ptrdiff_t i = 0; i < r->count; i++)
+                sum = add_any(sum, logarithm ? r->x[i] : r->x[i] * r->weight[i]);
+        }
+        const long double total = sum.hi + sum.lo;
+        for (ptrdiff_t c = 0; load(r, c); c += FSM_CHUNK) {
+            load_operand(r, FSM_SAVED, r->weight);
+            for (ptrdiff_t i = 0; i < r->count; i++) {
+                const long double y = logarithm ? expl(r->weight[i]) : r->weight[i];
+                r->x[i] = (logarithm ? r->x[i] - y * total : y * (r->x[i] - total)) / args->temperature;
             }
+            store(r);
         }
     }
 }
@@ -432,7 +435,7 @@ static void logsumexp_grad(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end,
                 if (none)
                     r->x[i] = NAN;
                 else if (saved)
-                    r->x[i] = grad * (x < lse ? term(from_max(x, lse, 1), 1, 0) : x >= lse ? 1 : x);
+                    r->x[i] = x < lse ? grad * term(from_max(x, lse, 1), 1, 0) : x < INFINITY ? grad : NAN;
                 else
                     r->x[i] = grad * (term(from_max(x, s.max, 1), 1, s.exponent) / s.sum);
             }
@@ -445,62 +448,61 @@ static void logsumexp_grad(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end,
 static void load_c(row *r, ptrdiff_t named) {
     const fsm_args *args = r->args;
     const bool names = fsm_has_integers(&args->operands[FSM_TARGET]);
+    const long double smoothing = args->loss.smoothing;
+    if (args->operands[FSM_CLASS_WEIGHT].data)
+        load_operand(r, FSM_CLASS_WEIGHT, r->weight);
     if (!names)
-        load_operand(r, FSM_TARGET, r->weight);
+        load_operand(r, FSM_TARGET, r->c);
     for (ptrdiff_t i = 0; i < r->count; i++) {
-        const long double q = names ? r->begin + i == named : r->weight[i];
-        r->weight[i] = args->loss.own * q + args->loss.uniform;
-        if (args->operands[FSM_CLASS_WEIGHT].data)
-            r->weight[i] *= element(r, FSM_CLASS_WEIGHT, r->begin + i);
+        const long double q = names ? r->begin + i == named : r->c[i];
+        const long double part = (1 - smoothing) * q + smoothing / args->n;
+        r->c[i] = part == 0 ? 0 : part * (args->operands[FSM_CLASS_WEIGHT].data ? r->weight[i] : 1);
     }
 }
 
 static void cross_entropy(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     const fsm_loss *loss = &args->loss;
+    const long double softcap = loss->softcap, of_z = loss->z / (long double)loss->z_divisor;
     row *r = first_row(args, begin, scratch);
     for (; begin < end; begin++, fsm_cursor_advance(&r->at, args, 1)) {
-        ptrdiff_t named = -1;
-        bool ignored = false;
-        if (fsm_has_integers(&args->operands[FSM_TARGET])) {
-            int64_t target = -1;
-            fsm_load_integers(&args->operands[FSM_TARGET], r->at.row.at[FSM_TARGET], 0, 1, &target);
-            ignored = loss->ignores && target == loss->ignore_index;
-            named = (ptrdiff_t)target;
-        }
-        const summary s = ignored ? (summary){0} : summarize(r, 1);
+        int64_t named = -1;
+        if (fsm_has_integers(&args->operands[FSM_TARGET]))
+            fsm_load_integers(&args->operands[FSM_TARGET], r->at.row.at[FSM_TARGET], 0, 1, &named);
+        const bool ignored = loss->ignores && named == loss->ignore_index;
+        const summary s = ignored ? (summary){.leader = 0} : summarize(r, 1);
         const bool none = s.flags || s.leader < 0;
-        const long double lse = s.max + s.tail;
-        pair others = {0, 0},
-             distance = {0, 0}; /* sums of the c of other classes than the named one, and of c*(m - x) */
+        const long double lse = s.max + s.tail, slope = 2 * of_z * lse;
+        long double own = 0;                     /* the c of the class that is named */
+        pair others = {0, 0}, distance = {0, 0}; /* the sums of the other c, and of c*(m - x) */
         for (ptrdiff_t c = 0; !ignored && !none && load(r, c); c += FSM_CHUNK) {
             load_c(r, named);
             for (ptrdiff_t i = 0; i < r->count; i++) {
-                const long double of_x = r->weight[i];
-                if (c + i != named)
-                    others = isfinite(others.hi) ? add(others, of_x) : (pair){others.hi + of_x, 0};
-                if (of_x != 0)
-                    distance = isfinite(distance.hi) ? add(distance, of_x * (s.max - r->x[i]))
-                                                     : (pair){distance.hi + of_x * (s.max - r->x[i]), 0};
+                if (c + i == named)
+                    own = r->c[i];
+                else
+                    others = add_any(others, r->c[i]);
+                if (r->c[i] != 0)
+                    distance = add_any(distance, r->c[i] * (s.max - r->x[i]));
             }
         }
-        long double own = 0;
-        if (named >= 0 && !ignored)
-            own = (loss->own + loss->uniform) *
-                  (args->operands[FSM_CLASS_WEIGHT].data ? element(r, FSM_CLASS_WEIGHT, named) : 1);
         const long double other = others.hi + others.lo;
-        const long double value = distance.hi + distance.lo + (other + own) * s.tail + loss->z * lse * lse;
+        const long double value = distance.hi + distance.lo + (other + own) * s.tail + of_z * loss->divisor * lse * lse;
         store_reduced(r, FSM_LOSS, ignored ? 0 : none ? NAN : value);
         for (ptrdiff_t c = 0; args->operands[FSM_Y].data && load(r, c); c += FSM_CHUNK) {
-            load_c(r, named);
+            if (!ignored && !none)
+                load_c(r, named);
             for (ptrdiff_t i = 0; i < r->count; i++) {
-                const long double x = r->x[i], slope = 2 * loss->z * lse;
+                const long double x = r->x[i];
+                if (ignored || none) {
+                    r->x[i] = ignored ? 0 : NAN;
+                    continue;
+                }
                 const long double p = term(from_max(x, s.max, 1), 1, s.exponent) / s.sum;
-                long double y = (other + own + slope) * p - r->weight[i];
+                long double y = (other + own) * p - r->c[i];
                 if (c + i == named)
-                    y = (other + slope) * p - own * (named == s.leader ? -expm1l(-s.tail) : 1 - p);
-                if (loss->softcap > 0)
-                    y *= 1 - (x / loss->softcap) * (x / loss->softcap);
-                r->x[i] = ignored ? 0 : none ? NAN : loss->scale * y;
+                    y = other * p - own * (named == s.leader ? -expm1l(-s.tail) : 1 - p);
+                y = y / loss->divisor + slope * p;
+                r->x[i] = softcap > 0 ? y * (1 - (x / softcap) * (x / softcap)) : y;
             }
             store(r);
         }

@@ -48,8 +48,8 @@
 #undef MOST_SHARE
 #undef E_FACTOR
 #undef MINUS_E_FIELD
-#undef C_FACTOR
-#undef C_OF_Y
+#undef C_POWER
+#undef MOST_C
 #undef MOST_GRAD
 #undef LOG2E
 #undef LN2

@@ -4,7 +4,6 @@ Nothing of the input's size is allocated, unless `out` overlaps an input in anot
 an element twice.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ OPS = {name: number for number, name in enumerate(_core.ops())}
 # What the arithmetic can be done in: (bytes of a result, temperatures T for which 1/T and its products are normal).
 _COMPUTE = {_core.F32: (4, 2.0**-100, 2.0**100), _core.F64: (8, 1e-280, 1e280)}
 
-# The largest factor of a term of a loss for which its arithmetic neither overflows nor loses terms.
-_LARGEST_FACTOR = {_core.F32: 2.0**20, _core.F64: 2.0**500}
+# The sizes of class weights with which that neither overflows nor becomes subnormal.
+_WEIGHTS = {_core.F32: (2.0**-26, 2.0**40), _core.F64: (2.0**-500, 2.0**500)}
 
 
 def normalize(
@@ -168,15 +167,11 @@ class Loss:
             self.divisor = float(rows)
             if indices and self.weight is not None:
                 self.divisor = self._sum_of_weights(target)
-            z = z * (self.divisor / rows) if rows else 0.0
-        scale = 1 / self.divisor if self.divisor else math.inf
-        largest = 1.0 if self.weight is None else float(np.linalg.norm(self.weight.astype(np.float64), np.inf))
-        self.largest_factor = scale * largest
         self.options = {
-            "scale": scale,
-            "own": 1 - smoothing,
-            "uniform": smoothing / classes,
+            "divisor": self.divisor,
+            "smoothing": smoothing,
             "z": z,
+            "z_divisor": float(rows) if self.reduction == "mean" and rows else 1.0,
             "softcap": cap,
             "ignore_index": self.ignore_index,
         }
@@ -186,19 +181,23 @@ class Loss:
         return None if self.ignore_index is None else target != self.ignore_index
 
     def _sum_of_weights(self, target: Array) -> float:
-        """Of the classes that are named, in float64."""
+        """Of the classes that are named, in float64 and C order."""
         assert self.weight is not None
-        weights, counted = self.weight.astype(np.float64), self.counted(target)
-        picked = weights[target] if counted is None else np.where(counted, weights[np.where(counted, target, 0)], 0)
-        return float(np.add.reduce(picked, axis=None))
+        with np.errstate(over="ignore", invalid="ignore"):
+            weights, counted = self.weight.astype(np.float64), self.counted(target)
+            picked = weights[target] if counted is None else np.where(counted, weights[np.where(counted, target, 0)], 0)
+            return float(np.add.reduce(picked.reshape(-1)))
 
     def compute_dtype(self, result: np.dtype[Any]) -> int:
-        """What the arithmetic is done in: the least that holds the result, and its products with the factors."""
-        least = _core.F32
-        for compute, most in _LARGEST_FACTOR.items():
-            if math.isfinite(self.largest_factor) and self.largest_factor > most:
-                least = compute + 1
-        return _compute_dtype(result, 1.0, least)
+        """What the arithmetic is done in: the least that holds the result, the weights and softcap."""
+        compute = _compute_dtype(result, self.options["softcap"] or 1.0)
+        while compute != _core.LONGDOUBLE and self.weight is not None:
+            low, high = _WEIGHTS[compute]
+            sizes = np.abs(self.weight.astype(np.longdouble))
+            if not np.any((sizes != 0) & (sizes < low) | (sizes > high) & (sizes < np.inf)):
+                break
+            compute += 1
+        return compute
 
     def rows(self, name: str, a: Array, target: Array, axis: int, y: Array | None, num_threads: int) -> Array:
         """The loss of each row of a; their gradients go to y, unless that is None."""
@@ -220,9 +219,9 @@ class Loss:
         """One number, or with reduction "none" all, in the dtype of a loss. NumPy's sum over a contiguous array is
         pairwise, in an order that depends on its length only."""
         dtype = np.dtype(np.float32) if result.itemsize == 2 else result
-        if self.reduction == "none":
-            return losses.astype(dtype)[()]
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            if self.reduction == "none":
+                return losses.astype(dtype)[()]
             return dtype.type(np.add.reduce(losses, axis=None) / self.divisor)
 
 

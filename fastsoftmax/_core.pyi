@@ -43,10 +43,10 @@ def compute(
     temperature: float = 1.0,
     zero_if_all_neg_inf: bool = False,
     flush_below: float = 0.0,
-    scale: float = 1.0,
-    own: float = 1.0,
-    uniform: float = 0.0,
+    divisor: float = 1.0,
+    smoothing: float = 0.0,
     z: float = 0.0,
+    z_divisor: float = 1.0,
     softcap: float = 0.0,
     ignore_index: int | None = None,
 ) -> None: ...

@@ -30,10 +30,10 @@ cdef extern from "fsm.h" nogil:
         ptrdiff_t *step
         ptrdiff_t *stride
     ctypedef struct fsm_loss:
-        double scale
-        double own
-        double uniform
+        double divisor
+        double smoothing
         double z
+        double z_divisor
         double softcap
         bint ignores
         int64_t ignore_index
@@ -269,7 +269,7 @@ cdef bint is_plain(x, axis_of_x, int *axis):
 def compute(
     int op, int compute_dtype, x, axes, y, int threads, *, mask=None, weights=None, sign=None, saved=None, grad=None,
     target=None, class_weight=None, losses=None, double temperature=1.0, bint zero_if_all_neg_inf=False,
-    double flush_below=0.0, double scale=1.0, double own=1.0, double uniform=0.0, double z=0.0, double softcap=0.0,
+    double flush_below=0.0, double divisor=1.0, double smoothing=0.0, double z=0.0, double z_divisor=1.0, double softcap=0.0,
     ignore_index=None,
 ):
     """Operation number `op` on x along `axes`, a tuple of different numbers from 0 on, into y.
@@ -277,7 +277,7 @@ def compute(
     y is writeable, has no element twice, and is x itself, `saved` or `target`, or apart from all other arrays; it has
     the shape of x, or, for a reduction, 1 in place of the axes; of a loss it may be None. The other arrays are None or
     have one of the two shapes, as csrc/fsm.h says. All dtypes are among those that storage_of() knows. compute_dtype:
-    F32, F64 or LONGDOUBLE. For what belongs to losses, from `scale` on, see fsm_loss there.
+    F32, F64 or LONGDOUBLE. For what belongs to losses, from `divisor` on, see fsm_loss there.
     """
     cdef cnp.ndarray a = x
     cdef fsm_args args
@@ -292,10 +292,10 @@ def compute(
     args.temperature = temperature
     args.zero_if_all_neg_inf = zero_if_all_neg_inf
     args.flush_below = flush_below
-    args.loss.scale = scale
-    args.loss.own = own
-    args.loss.uniform = uniform
+    args.loss.divisor = divisor
+    args.loss.smoothing = smoothing
     args.loss.z = z
+    args.loss.z_divisor = z_divisor
     args.loss.softcap = softcap
     args.loss.ignores = ignore_index is not None
     args.loss.ignore_index = as_int64(ignore_index) if args.loss.ignores else 0

@@ -52,7 +52,7 @@ def softmax_grad(
     The Jacobian of softmax is symmetric, so this is the vector-Jacobian product (reverse mode) and the
     Jacobian-vector product (forward mode) in one: for the latter `grad` is the tangent of x.
 
-    In float32 and float64 every result is within 6 ULP of its largest term, ``y * max(abs(grad), sum(abs(grad) * y))``.
+    In float32 and float64 every result is within 8 ULP of its largest term, ``y * max(abs(grad), sum(abs(grad) * y))``.
 
     Examples
     --------
@@ -137,9 +137,9 @@ def logsumexp_grad(
     axis : int, tuple of ints or None, default None
         As given to `logsumexp`.
     lse : array_like, optional
-        What ``logsumexp(a, axis)`` gave, in the shape of `grad` or with the axes kept. It saves a sweep over `a`, but
-        what it was rounded by, times itself, is how far the result is off. Elements of `a` that are larger than it
-        count as equal to it.
+        What ``logsumexp(a, axis)`` gave, with or without kept axes. It saves a sweep over `a`, but what it was rounded
+        by, to the result's dtype too, is how far the result is off, relatively. Elements of `a` that are larger than
+        it count as equal to it.
     out : ndarray, optional
         Where to put the result, of the shape of `a`; may be `a` itself, which then takes no further memory.
     num_threads : int, optional

@@ -1,5 +1,6 @@
 """Cross-entropy losses and their gradients."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,8 +45,8 @@ def cross_entropy(
     weight : array_like, optional
         A factor for each class, of shape (classes,).
     ignore_index : int, optional
-        Rows whose target is this do not count: they are not read, their loss and gradient are 0. It may be out of
-        range.
+        Rows whose target is this do not count: their loss and gradient are 0, whatever their logits are. It may be out
+        of range.
     label_smoothing : float, default 0.0
         From 0 to 1: the part of every target that is spread evenly over the classes.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -351,8 +352,8 @@ def _linear(
     t = _check.target(target, (*a.shape[:-1], classes), a.ndim - 1)
     loss = _call.Loss(name, t, classes, *options)
 
-    t = t.reshape(-1, classes) if t.ndim == a.ndim else t.reshape(-1)
-    a, shape, w = a.reshape(-1, a.shape[-1]), a.shape, w.astype(compute, copy=False)
+    t = t.reshape(math.prod(t.shape[:-1]), classes) if t.ndim == a.ndim else t.reshape(-1)
+    a, shape, w = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), a.shape, w.astype(compute, copy=False)
     gradients = _Gradients(a, w, bias, result, budget // 4) if with_grad else None
     counted = loss.counted(t)
     order = None if counted is None or counted.all() else np.flatnonzero(counted)
@@ -363,13 +364,14 @@ def _linear(
     for begin in range(0, count, together):
         end = min(begin + together, count)
         rows = slice(begin, end) if order is None else order[begin:end]
-        features, block = a[rows].astype(compute, copy=False), logits[: end - begin]
-        np.matmul(features, w.T, out=block)
-        if bias is not None:
-            block += bias
-        losses[rows] = loss.rows(name, block, t[rows], 1, block if with_grad else None, threads)
-        if gradients is not None:
-            gradients.add(rows, features, block)
+        with np.errstate(over="ignore", invalid="ignore"):
+            features, block = a[rows].astype(compute, copy=False), logits[: end - begin]
+            np.matmul(features, w.T, out=block)
+            if bias is not None:
+                block += bias
+            losses[rows] = loss.rows(name, block, t[rows], 1, block if with_grad else None, threads)
+            if gradients is not None:
+                gradients.add(rows, features, block)
         if progress is not None:
             progress(end, count)
     if gradients is not None:

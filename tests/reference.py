@@ -284,7 +284,8 @@ class Losses(Slices):
 
     kept    whether it counts
     p       softmax; not_p is 1 - p without cancellation
-    c       the coefficients, and their sum
+    c       the coefficients, their sum, and that of their sizes; rest: the sum without the label's
+    lse     logsumexp; lse_terms is the sum of the sizes of its terms
     own     where the label stands
     scale   of what the coefficients are factors of; z_scale of the rest
     """
@@ -319,11 +320,13 @@ class Losses(Slices):
             eps, self.z = (self.number(LONG(value))[()] for value in (label_smoothing, z_loss))
             self.c = c = np.where(self.kept, w * ((1 - eps) * q + eps / (one * classes)), 0 * one)
             self.sum = c.sum(axis=1, keepdims=True)
+            self.sum_of_sizes = abs(c).sum(axis=1, keepdims=True)
             self.rest = np.where(self.own, 0, c).sum(axis=1, keepdims=True)  # of them but the label's
             total, log_total = 1 + self.others, log1p(self.others)
             self.p = self.e / total
             self.not_p = np.where(self.first, self.others, total - self.e) / total
             self.lse = self.largest + log_total
+            self.lse_terms = abs(self.largest) + log_total
             self.distance = log_total - (self.d + self.lost)  # lse - x
             self.scale = self.z_scale = one
             if reduction == "mean":
@@ -331,15 +334,16 @@ class Losses(Slices):
 
     def loss(self):
         with np.errstate(all="ignore"):
-            return self.total(np.where(self.spoilt | self.all_neg_inf, np.nan, self.sum_of_terms(lambda terms: terms)))
+            losses = self.sum_of_terms(lambda terms: terms, self.lse)
+            return self.total(np.where(self.spoilt | self.all_neg_inf, np.nan, losses))
 
     def largest_term_of_loss(self):
-        return self.total(self.sum_of_terms(abs))
+        return self.total(self.sum_of_terms(abs, self.lse_terms))
 
-    def sum_of_terms(self, each):
+    def sum_of_terms(self, each, lse):
         with mpmath.workprec(BITS), np.errstate(all="ignore"):
             terms = each(np.where(self.c == 0, 0, self.c * self.distance)).sum(axis=1, keepdims=True)
-            return self.scale * terms + self.z_scale * (self.z * self.lse**2)
+            return self.scale * terms + self.z_scale * (self.z * lse**2)
 
     def total(self, losses):
         losses = np.where(self.kept, losses, 0)
@@ -360,11 +364,10 @@ class Losses(Slices):
     def largest_term_of_gradient(self):
         """Of an element, the largest of the terms that make it; of the label's own without what cancels exactly."""
         with mpmath.workprec(BITS), np.errstate(all="ignore"):
-            of_z = abs(self.z_scale * (2 * self.z * self.lse * self.p))
-            own = np.maximum(of_z, self.scale * np.maximum(abs(self.rest * self.p), abs(self.c * self.not_p)))
-            factor = self.scale * self.sum + self.z_scale * (2 * self.z * self.lse)
-            most = np.maximum(abs(factor * self.p), self.scale * np.maximum(abs(self.c), abs(self.sum) * self.p))
-            y = np.where(self.own, own, np.maximum(of_z, most))
+            of_z = abs(self.z_scale * (2 * self.z * self.lse_terms * self.p))
+            of_sum = np.where(self.own, self.sum_of_sizes - abs(self.c), self.sum_of_sizes) * self.p
+            of_c = abs(np.where(self.own, self.c * self.not_p, self.c))
+            y = np.maximum(of_z, abs(self.scale) * np.maximum(of_sum, of_c))
             return self.shaped(np.where(self.kept, y, 0))
 
     def negligible(self, dtype):

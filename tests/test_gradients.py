@@ -241,3 +241,25 @@ def test_errors(gradient):
         call(gradient, g, y.astype(complex))
     with pytest.raises(ValueError, match="num_threads"):
         call(gradient, g, y, num_threads=0)
+
+
+@pytest.mark.parametrize("n", [1, 3, 100, 128, 1000, 1024, 5000])
+def test_nan_everywhere_gives_nan(isa, dtype, gradient, n):
+    """As of a row of -inf whose gradient is masked to 0."""
+    nothing, zero = np.full((40, n), np.nan, dtype), np.zeros((40, n), dtype)
+    rows = call(gradient, zero, nothing)
+    assert np.isnan(rows).all()
+    assert_same_bits(call(gradient, zero.T.copy(), nothing.T.copy(), 0), rows.T)
+
+
+def test_misaligned_rows_with_infinities(dtype, gradient):
+    raw = np.zeros(3 * np.dtype(dtype).itemsize + 1, np.uint8)
+    grad = np.ndarray((3,), dtype, buffer=raw.data, offset=1)
+    grad[:] = [1, np.inf, 2]
+    expected = call(gradient, grad.copy(), np.full(3, 0.25, dtype))
+    assert_same_bits(call(gradient, grad, np.full(3, 0.25, dtype), out=grad), expected)
+
+
+def test_large_gradients_of_unlikely_elements():
+    got = fs.log_softmax_grad(np.array([1e200, 0]), np.array([0, -705.0]))
+    np.testing.assert_allclose(got[1], -1e200 * np.exp(-705.0), rtol=1e-13)

@@ -262,3 +262,13 @@ def test_errors(arguments, options, error, parts):
     for function in (fs.linear_cross_entropy, fs.linear_cross_entropy_with_grad):
         with refused(error, *parts):
             function(*arguments, **options)
+
+
+def test_no_features():
+    loss, dx, dw, _ = fs.linear_cross_entropy_with_grad(np.zeros((3, 0)), np.zeros((5, 0)), [0, 1, 2])
+    np.testing.assert_allclose(loss, np.log(5))
+    assert (dx.shape, dw.shape) == ((3, 0), (5, 0))
+
+
+def test_no_warning_of_overflow():
+    assert not np.isfinite(fs.linear_cross_entropy(np.full((2, 3), 1e200), np.full((4, 3), 1e200), [0, 1]))

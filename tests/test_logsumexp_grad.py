@@ -293,3 +293,12 @@ def test_errors(grad, a, options, error, parts):
     with refused(error, *parts):
         fs.logsumexp_grad(grad, a, **{"out": out} | options)
     assert np.all(out == 7)
+
+
+def test_nan_beside_a_saved_result(isa, dtype):
+    a = np.array([[np.nan, 0, 1, -INF, INF]] * 40, dtype)
+    for got in (
+        fs.logsumexp_grad(np.ones(40, dtype), a, 1, lse=np.full(40, 1.5, dtype)),
+        fs.logsumexp_grad(np.ones(40, dtype), a.T.copy(), 0, lse=np.full(40, 1.5, dtype)).T,
+    ):
+        np.testing.assert_allclose(got[0], [NAN, np.exp(-1.5), np.exp(-0.5), 0, NAN], rtol=1e-6)

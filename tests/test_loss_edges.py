@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from contract import both, loss_options, normal, refused
-from reference import assert_same_bits
+from contract import both, check_gradient, loss_options, normal, refused
+from reference import Losses, assert_same_bits
 
 import fastsoftmax as fs
 
@@ -205,3 +205,79 @@ def test_labels_out_of_range():
             fs.cross_entropy(np.zeros((20_000, 10), "f4"), label[::order], num_threads=2)
     with refused(IndexError, "= 10 is out of range for 10 classes"):
         fs.cross_entropy(np.zeros(10), 10)
+
+
+# ---- far apart
+
+
+def test_a_heavy_class_loses_no_other(isa, dtype):
+    """The gradient of a confident label with smoothing comes of what the other classes weigh alone."""
+    for heavy, n in ((1e5, 64), (1e10, 3), (1e-3, 2)):
+        weight, x = np.ones(n), np.zeros((1, n), dtype)
+        weight[0], x[0, 0] = heavy, 60
+        _, gradient = both(x, [0], weight=weight, label_smoothing=0.125, reduction="sum")
+        exact = Losses(x, [0], weight=weight, label_smoothing=0.125, reduction="sum")
+        check_gradient(
+            "cross_entropy", gradient, exact.gradient(), exact.largest_term_of_gradient(), exact.negligible(dtype)
+        )
+
+
+def test_large_terms(isa):
+    x = np.array([[1e13, 2e13, 5e12]], "f4")
+    _, gradient = both(x, [0], label_smoothing=0.1, z_loss=1e-4)
+    np.testing.assert_allclose(gradient[0, 1], 4e9, rtol=1e-6)
+    q, x = np.array([[0.2, 0.3, 0.5]], "f4") * np.float32(1e10), np.array([[1, 2, 0.5]], "f4")
+    _, gradient = both(x, q)
+    np.testing.assert_allclose(gradient, fs.softmax(x.astype("f8")) * q.sum() - q, rtol=1e-5)
+    _, gradient = both(np.ones((1, 3)), [0], label_smoothing=0.1, z_loss=1e250)
+    np.testing.assert_allclose(gradient, np.full((1, 3), 2e250 * (1 + np.log(3)) / 3))
+    _, gradient = both(np.array([[0.0, -744.0]]), [0], weight=[1e20, 1], reduction="sum")
+    np.testing.assert_allclose(gradient[0, 0], -1e20 * np.exp(-np.longdouble(744)).astype("f8"), rtol=0.5)
+
+
+@pytest.mark.parametrize("size", [1e39, 1e-40, 1e-46, 1e300])
+def test_weights_beyond_the_range_of_the_logits(isa, size):
+    x = np.array([[1, 2, 0.5], [0, 3, 1]], "f4")
+    for got, expected in zip(both(x, [0, 2], weight=[size] * 3), both(x, [0, 2]), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cap", [1e-310, 1e-50, 1e-40, 1e50, 1e300])
+def test_caps_beyond_the_range_of_the_logits(isa, dtype, cap):
+    x = np.array([[1, 2, 0.5]], dtype)
+    loss, gradient = both(x, [0], softcap=cap)
+    expected, of_x = both(x if cap > 1 else np.zeros_like(x), [0])
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient, of_x if cap > 1 else np.zeros_like(x), rtol=1e-6, atol=1e-30)
+
+
+def test_infinite_factors(isa, dtype):
+    """Weights that add up to 0: the mean divides by that."""
+    x = np.array([[0, -1e5], [0, 0]], dtype)
+    loss, gradient = both(x, [0, 1], weight=[1, -1])
+    assert not np.isfinite(loss)
+    assert not np.isfinite(gradient).any()
+    loss, _ = both(x, [0, 1], weight=[np.inf, 1], reduction="none")
+    assert loss[1] == np.log(np.asarray(2, dtype))
+
+
+def test_memory_order_of_labels():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        x, t, w = rng.normal(size=(30, 40, 5)), rng.integers(0, 5, (30, 40)), rng.random(5)
+        for ignored in (None, 3):
+            options = {"weight": w, "ignore_index": ignored}
+            for a, b in zip(both(x, t, **options), both(x, np.asfortranarray(t), **options), strict=True):
+                assert_same_bits(a, b)
+
+
+def test_mean_has_the_precision_of_longdouble():
+    x = normal("longdouble", (3, 5))
+    _, mean = both(x, [0, 1, 2], label_smoothing=0.1)
+    _, total = both(x, [0, 1, 2], label_smoothing=0.1, reduction="sum")
+    np.testing.assert_allclose(mean * 3, total, rtol=8 * np.finfo(np.longdouble).eps)
+
+
+def test_no_warning_of_overflow():
+    assert fs.cross_entropy(np.array([[3e38, -3e38]], "f4"), [1], reduction="none") == INF
+    assert np.isnan(fs.cross_entropy(np.zeros((2, 3)), [0, 1], weight=[INF, -INF, 1]))

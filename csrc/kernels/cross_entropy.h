@@ -9,18 +9,19 @@
  *
  *   s*((sum of the other c + 2*z*lse)*p - c*(1 - p)),   1 - p = T/S if it is the maximum, else at least 1/2
  *
- * Without smoothing and probabilities c is 0 elsewhere. Otherwise a second sweep over x sums c and (m - x)*c. */
+ * Without smoothing and probabilities c is 0 elsewhere. Otherwise a second sweep over x sums c and (m - x)*c of
+ * the others. */
 
-/* Whether c is not 0 elsewhere. */
+/* Whether c is not 0 for other classes too. */
 FSM_INLINE_ bool FN(has_c)(const fsm_args *args) {
-    return args->loss.uniform != 0 || !fsm_has_integers(&args->operands[FSM_TARGET]);
+    return args->loss.smoothing != 0 || !fsm_has_integers(&args->operands[FSM_TARGET]);
 }
 
-/* ---- c, but for the part of the class that a target names */
+/* ---- c of classes that no target names */
 
 /* From q, if there are probabilities. */
 FSM_INLINE_ void FN(c_of_target)(const fsm_args *args, real *c, ptrdiff_t count) {
-    const real own = (real)args->loss.own, uniform = (real)args->loss.uniform;
+    const real own = (real)(1 - args->loss.smoothing), uniform = (real)(args->loss.smoothing / (double)args->n);
     const bool named = fsm_has_integers(&args->operands[FSM_TARGET]);
     for (ptrdiff_t i = 0; i < count; i++)
         c[i] = named ? uniform : own * c[i] + uniform;
@@ -60,131 +61,7 @@ static FN(piece) FN(piece_of_c)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t 
     return (FN(piece)){(char *)c, LANES * size, pitch * size, count};
 }
 
-/* ---- the sums of c and of c*(m - x) */
-
-typedef struct {
-    double c[LANES], distance[LANES];
-} FN(c_sums);
-
-/* c*(m - x)/2, or 0 where c is. Half of it cannot overflow where the whole does not. */
-FSM_INLINE vec FN(c_distance)(vec x, vec c, vec half_max) {
-    const vec zero = vec_set1(0), d = vec_mul(c, vec_fma(x, vec_set1((real)-0.5), half_max));
-    return vec_select_lt(zero, vec_abs(c), d, zero);
-}
-
-/* The sum of c*(m - x) of row r, if that has infinite terms and c is finite. */
-static double FN(infinite_distance)(const FN(group) * g, ptrdiff_t r) {
-    const fsm_args *args = g->args;
-    real x[FSM_CHUNK], c[FSM_CHUNK];
-    bool above = false, below = false;
-    for (ptrdiff_t begin = 0; begin < args->n; begin += FSM_CHUNK) {
-        const ptrdiff_t count = args->n - begin < FSM_CHUNK ? args->n - begin : FSM_CHUNK;
-        FN(load)(args, FSM_X, FN(start_of)(g, FSM_X, r), begin, count, x);
-        FN(load_c)(g, r, begin, count, c);
-        for (ptrdiff_t i = 0; i < count; i++)
-            if (x[i] == -(real)INFINITY) {
-                above |= c[i] > 0;
-                below |= c[i] < 0;
-            }
-    }
-    return above && below ? NAN : above ? INFINITY : -INFINITY;
-}
-
-/* What the sums are in the end: infinities may not have survived the float64 sums of pairs. */
-static void FN(c_sums_of)(const FN(group) * g, ptrdiff_t r, FN(c_sums) * sums, int j, double c, double half_distance) {
-    sums->c[j] = c;
-    sums->distance[j] = isnan(half_distance) && isfinite(c) ? FN(infinite_distance)(g, r) : 2 * half_distance;
-}
-
-static void FN(c_sum_row)(const FN(group) * g, ptrdiff_t r, real max, FN(c_sums) * sums) {
-    const ptrdiff_t n = g->args->n;
-    const vec half_max = vec_set1(max / 2);
-    real *c = FN(spare_of)(g);
-    fsm_sum total = {0, 0}, distance = {0, 0};
-    for (ptrdiff_t begin = 0; begin < n; begin += FSM_CHUNK) {
-        const ptrdiff_t count = n - begin < FSM_CHUNK ? n - begin : FSM_CHUNK;
-        vec_acc totals = vec_acc_zero(), distances = vec_acc_zero();
-        if (!g->x_ready && !g->held) {
-            FN(group) row = *g;
-            row.row = fsm_row_across(g->row, g->args, r);
-            row.rows = 1;
-            FN(load_group)(&row, begin, count);
-        }
-        const real *x = g->x_ready ? FN(in_place)(g, FSM_X, r, begin) : FN(in_scratch)(g, g->held ? r : 0, begin);
-        FN(load_c)(g, r, begin, count, c);
-        for (ptrdiff_t i = 0; i < count; i += 4 * LANES) {
-            vec a[4], d[4];
-            FSM_UNROLL
-            for (int step = 0; step < 4; step++) {
-                const ptrdiff_t at = i + step * LANES, left = count - at, here = left < 0 ? 0 : left;
-                const vec logits = left >= LANES ? vec_load(x + at) : vec_load_n(x + at, here, 0);
-                a[step] = left >= LANES ? vec_load(c + at) : vec_load_n(c + at, here, 0);
-                d[step] = FN(c_distance)(logits, a[step], half_max);
-            }
-            totals = vec_acc_add(totals, FN(add_four)(a[0], a[1], a[2], a[3]));
-            distances = vec_acc_add(distances, FN(add_four)(d[0], d[1], d[2], d[3]));
-        }
-        total = FN(sum_merge)(total, vec_acc_fold(totals));
-        distance = FN(sum_merge)(distance, vec_acc_fold(distances));
-    }
-    FN(c_sums_of)(g, r, sums, (int)r, total.hi + total.lo, distance.hi + distance.lo);
-}
-
-/* Of all tiles. */
-static void FN(c_sum_columns)(const FN(group) * g, const FN(log_state) * states, FN(c_sums) * sums) {
-    const ptrdiff_t n = g->args->n;
-    vec_acc *totals = (vec_acc *)(g->scratch + LOG_ROOM), *distances = totals + LOG_TILES * LANES;
-    vec_acc total[LOG_TILES], distance[LOG_TILES];
-    vec half_max[LOG_TILES];
-    for (int t = 0; t < g->tiles; t++) {
-        real max[LANES];
-        for (int j = 0; j < LANES; j++)
-            max[j] = isfinite(states[t].max[j]) ? (real)states[t].max[j] / 2 : 0;
-        half_max[t] = vec_load(max);
-    }
-    for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
-        const ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
-        const int used = end - chunk < LANES ? (int)(end - chunk) : LANES;
-        for (int k = 0; k < LOG_TILES * LANES; k++)
-            totals[k] = distances[k] = vec_acc_zero();
-        for (ptrdiff_t begin = chunk; begin < end; begin += PIECE) {
-            const FN(piece) x = FN(piece_of_x)(g, begin, end - begin < PIECE ? end - begin : PIECE, true);
-            const FN(piece) c = FN(piece_of_c)(g, begin, x.count);
-            for (ptrdiff_t i = 0; i < LANES && i < x.count; i++)
-                for (int t = 0; t < g->tiles; t++) {
-                    vec a[4], d[4];
-                    FSM_UNROLL
-                    for (int step = 0; step < 4; step++) {
-                        const bool there = i + step * LANES < x.count;
-                        a[step] = d[step] = vec_set1(0);
-                        if (there) {
-                            a[step] = vec_load(FN(in_piece)(c, t, i + step * LANES));
-                            d[step] =
-                                FN(c_distance)(vec_load(FN(in_piece)(x, t, i + step * LANES)), a[step], half_max[t]);
-                        }
-                    }
-                    vec_acc *of_c = &totals[t * LANES + i], *of_distance = &distances[t * LANES + i];
-                    *of_c = vec_acc_add(*of_c, FN(add_four)(a[0], a[1], a[2], a[3]));
-                    *of_distance = vec_acc_add(*of_distance, FN(add_four)(d[0], d[1], d[2], d[3]));
-                }
-        }
-        for (int t = 0; t < g->tiles; t++) {
-            const vec_acc of_c = FN(fold_columns)(totals + t * LANES, used);
-            const vec_acc of_distance = FN(fold_columns)(distances + t * LANES, used);
-            total[t] = chunk ? vec_acc_merge(total[t], of_c) : of_c;
-            distance[t] = chunk ? vec_acc_merge(distance[t], of_distance) : of_distance;
-        }
-    }
-    for (int t = 0; t < g->tiles; t++) {
-        double hi[LANES], lo[LANES], distance_hi[LANES], distance_lo[LANES];
-        vec_acc_get(total[t], hi, lo);
-        vec_acc_get(distance[t], distance_hi, distance_lo);
-        for (int j = 0; j < FN(entries)(g, t); j++)
-            FN(c_sums_of)(g, t * LANES + j, &sums[t], j, hi[j] + lo[j], distance_hi[j] + distance_lo[j]);
-    }
-}
-
-/* ---- losses, and what the gradient needs */
+/* ---- the classes that targets name */
 
 /* What the targets of up to LANES rows, or of the columns of a tile, name. */
 typedef struct {
@@ -192,7 +69,6 @@ typedef struct {
     bool ignored[LANES];    /* the row does not count */
     real x[LANES];          /* its logit */
     double c[LANES];        /* its c, or 0 */
-    double other_c[LANES];  /* the part of that which c_sums has too */
 } FN(named);
 
 /* The targets of rows (t = 0), or of tile t. */
@@ -225,13 +101,158 @@ static void FN(named_of)(const FN(group) * g, int t, FN(named) * named) {
                 weighted ? FN(element)(args, FSM_CLASS_WEIGHT, FN(start_of)(g, FSM_CLASS_WEIGHT, r), targets[j]) : 1;
         }
     }
-    for (int j = 0; j < LANES; j++) {
-        named->other_c[j] = (real)((real)args->loss.uniform * weights[j]);
-        named->c[j] = args->loss.own * weights[j] + named->other_c[j];
-    }
+    const double part = 1 - args->loss.smoothing + args->loss.smoothing / (double)args->n;
+    for (int j = 0; j < LANES; j++)
+        named->c[j] = part * weights[j];
     if (args->loss.softcap > 0)
         FN(cap)(args, named->x, LANES);
 }
+
+/* ---- the sums of c and of c*(m - x), without the named class */
+
+typedef struct {
+    double c[LANES], distance[LANES];
+    double most[LANES]; /* the largest |c| */
+} FN(c_sums);
+
+/* c*(m - x)/2, or 0 where c is. Half of it cannot overflow where the whole does not. */
+FSM_INLINE vec FN(c_distance)(vec x, vec c, vec half_max) {
+    const vec zero = vec_set1(0), d = vec_mul(c, vec_fma(x, vec_set1((real)-0.5), half_max));
+    return vec_select_lt(zero, vec_abs(c), d, zero);
+}
+
+/* The sum of c*(m - x) of row r, if that has infinite terms and c is finite. */
+static double FN(infinite_distance)(const FN(group) * g, ptrdiff_t r, ptrdiff_t named) {
+    const fsm_args *args = g->args;
+    real x[FSM_CHUNK], c[FSM_CHUNK];
+    bool above = false, below = false;
+    for (ptrdiff_t begin = 0; begin < args->n; begin += FSM_CHUNK) {
+        const ptrdiff_t count = args->n - begin < FSM_CHUNK ? args->n - begin : FSM_CHUNK;
+        FN(load)(args, FSM_X, FN(start_of)(g, FSM_X, r), begin, count, x);
+        FN(load_c)(g, r, begin, count, c);
+        for (ptrdiff_t i = 0; i < count; i++)
+            if (x[i] == -(real)INFINITY && begin + i != named) {
+                above |= c[i] > 0;
+                below |= c[i] < 0;
+            }
+    }
+    return above && below ? NAN : above ? INFINITY : -INFINITY;
+}
+
+/* What the sums are in the end: infinities may not have survived the float64 sums of pairs. */
+static void FN(c_sums_of)(const FN(group) * g, ptrdiff_t r, ptrdiff_t named, FN(c_sums) * sums, int j, double c,
+                          double half_distance) {
+    sums->c[j] = c;
+    sums->distance[j] = isnan(half_distance) && isfinite(c) ? FN(infinite_distance)(g, r, named) : 2 * half_distance;
+}
+
+static void FN(c_sum_row)(const FN(group) * g, ptrdiff_t r, real max, ptrdiff_t named, FN(c_sums) * sums) {
+    const ptrdiff_t n = g->args->n;
+    const vec half_max = vec_set1(max / 2);
+    real *c = FN(spare_of)(g);
+    fsm_sum total = {0, 0}, distance = {0, 0};
+    vec most = vec_set1(0);
+    for (ptrdiff_t begin = 0; begin < n; begin += FSM_CHUNK) {
+        const ptrdiff_t count = n - begin < FSM_CHUNK ? n - begin : FSM_CHUNK;
+        vec_acc totals = vec_acc_zero(), distances = vec_acc_zero();
+        if (!g->x_ready && !g->held) {
+            FN(group) row = *g;
+            row.row = fsm_row_across(g->row, g->args, r);
+            row.rows = 1;
+            FN(load_group)(&row, begin, count);
+        }
+        const real *x = g->x_ready ? FN(in_place)(g, FSM_X, r, begin) : FN(in_scratch)(g, g->held ? r : 0, begin);
+        FN(load_c)(g, r, begin, count, c);
+        if (named >= begin && named < begin + count)
+            c[named - begin] = 0;
+        for (ptrdiff_t i = 0; i < count; i += 4 * LANES) {
+            vec a[4], d[4];
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++) {
+                const ptrdiff_t at = i + step * LANES, left = count - at, here = left < 0 ? 0 : left;
+                const vec logits = left >= LANES ? vec_load(x + at) : vec_load_n(x + at, here, 0);
+                a[step] = left >= LANES ? vec_load(c + at) : vec_load_n(c + at, here, 0);
+                d[step] = FN(c_distance)(logits, a[step], half_max);
+                most = vec_max(most, vec_abs(a[step]));
+            }
+            totals = vec_acc_add(totals, FN(add_four)(a[0], a[1], a[2], a[3]));
+            distances = vec_acc_add(distances, FN(add_four)(d[0], d[1], d[2], d[3]));
+        }
+        total = FN(sum_merge)(total, vec_acc_fold(totals));
+        distance = FN(sum_merge)(distance, vec_acc_fold(distances));
+    }
+    FN(c_sums_of)(g, r, named, sums, (int)r, total.hi + total.lo, distance.hi + distance.lo);
+    sums->most[r] = vec_hmax(most);
+}
+
+/* Of all tiles. */
+static void FN(c_sum_columns)(const FN(group) * g, const FN(log_state) * states, const FN(named) * named,
+                              FN(c_sums) * sums) {
+    const ptrdiff_t n = g->args->n;
+    vec_acc *totals = (vec_acc *)(g->scratch + LOG_ROOM), *distances = totals + LOG_TILES * LANES;
+    vec_acc total[LOG_TILES], distance[LOG_TILES];
+    vec half_max[LOG_TILES], most[LOG_TILES];
+    for (int t = 0; t < g->tiles; t++) {
+        real max[LANES];
+        most[t] = vec_set1(0);
+        for (int j = 0; j < LANES; j++)
+            max[j] = isfinite(states[t].max[j]) ? (real)states[t].max[j] / 2 : 0;
+        half_max[t] = vec_load(max);
+    }
+    for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
+        const ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
+        const int used = end - chunk < LANES ? (int)(end - chunk) : LANES;
+        for (int k = 0; k < LOG_TILES * LANES; k++)
+            totals[k] = distances[k] = vec_acc_zero();
+        for (ptrdiff_t begin = chunk; begin < end; begin += PIECE) {
+            const FN(piece) x = FN(piece_of_x)(g, begin, end - begin < PIECE ? end - begin : PIECE, true);
+            const FN(piece) c = FN(piece_of_c)(g, begin, x.count);
+            for (int t = 0; t < g->tiles; t++)
+                for (int j = 0; j < LANES; j++) {
+                    const ptrdiff_t at = named[t].index[j] - begin;
+                    if (at >= 0 && at < c.count)
+                        FN(in_piece)(c, t, at)[j] = 0;
+                }
+            for (ptrdiff_t i = 0; i < LANES && i < x.count; i++)
+                for (int t = 0; t < g->tiles; t++) {
+                    vec a[4], d[4];
+                    FSM_UNROLL
+                    for (int step = 0; step < 4; step++) {
+                        const bool there = i + step * LANES < x.count;
+                        a[step] = d[step] = vec_set1(0);
+                        if (there) {
+                            a[step] = vec_load(FN(in_piece)(c, t, i + step * LANES));
+                            d[step] =
+                                FN(c_distance)(vec_load(FN(in_piece)(x, t, i + step * LANES)), a[step], half_max[t]);
+                        }
+                    }
+                    vec_acc *of_c = &totals[t * LANES + i], *of_distance = &distances[t * LANES + i];
+                    *of_c = vec_acc_add(*of_c, FN(add_four)(a[0], a[1], a[2], a[3]));
+                    *of_distance = vec_acc_add(*of_distance, FN(add_four)(d[0], d[1], d[2], d[3]));
+                }
+        }
+        for (int t = 0; t < g->tiles; t++) {
+            const vec_acc of_c = FN(fold_columns)(totals + t * LANES, used);
+            const vec_acc of_distance = FN(fold_columns)(distances + t * LANES, used);
+            total[t] = chunk ? vec_acc_merge(total[t], of_c) : of_c;
+            distance[t] = chunk ? vec_acc_merge(distance[t], of_distance) : of_distance;
+        }
+    }
+    for (int t = 0; t < g->tiles; t++) {
+        real largest[LANES];
+        vec_store(largest, most[t]);
+        double hi[LANES], lo[LANES], distance_hi[LANES], distance_lo[LANES];
+        vec_acc_get(total[t], hi, lo);
+        vec_acc_get(distance[t], distance_hi, distance_lo);
+        for (int j = 0; j < LANES; j++)
+            sums[t].most[j] = largest[j];
+        for (int j = 0; j < FN(entries)(g, t); j++)
+            FN(c_sums_of)(g, t * LANES + j, named[t].index[j], &sums[t], j, hi[j] + lo[j],
+                          distance_hi[j] + distance_lo[j]);
+    }
+}
+
+/* ---- losses, and what the gradient needs */
 
 /* Stores the losses of tile t: NaN for rows without a sum, 0 for those that do not count. */
 static void FN(store_losses)(const FN(group) * g, int t, const FN(log_state) * s, const bool *ignored,
@@ -247,14 +268,13 @@ static void FN(store_losses)(const FN(group) * g, int t, const FN(log_state) * s
 
 /* Of rows (t = 0), or of tile t: stores the losses; returns in `shares` what their gradients take. The middle loop has
  * no branch, so that compilers vectorise it; what it gives for rows without a sum is of no use. */
-static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_state) * s, const FN(c_sums) * sums,
-                                     FN(shares) * shares, bool with_c) {
+static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_state) * s, const FN(named) * named,
+                                     const FN(c_sums) * sums, FN(shares) * shares, bool with_c) {
     const fsm_loss loss = g->args->loss;
     const int count = FN(entries)(g, t);
-    FN(named) named;
-    double tails[LANES], losses[LANES], f[LANES], gradient[LANES];
+    const double scale = 1 / loss.divisor, of_z = loss.z / loss.z_divisor, z = of_z * loss.divisor;
+    double tails[LANES], losses[LANES], f[LANES], gradient[LANES], most[LANES];
     real max[LANES], shift[LANES], e[LANES];
-    FN(named_of)(g, t, &named);
     FN(log_tails)(s, count, tails);
     for (int j = 0; j < LANES; j++) {
         max[j] = j < count ? (real)s->max[j] : 0;
@@ -262,32 +282,35 @@ static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_st
     }
     const vec finite_max = FN(finite_or)(vec_load(max), vec_set1(0));
     const FN(exp_frame) frame = FN(exp_frame_of)(finite_max, vec_load(shift), g->beta);
-    vec_store(e, FN(exp)(vec_load(named.x), frame, true));
+    vec_store(e, FN(exp)(vec_load(named->x), frame, true));
     for (int j = 0; j < count; j++) {
-        const double own = named.c[j] - named.other_c[j], c = own + sums->c[j]; /* c_sums has the rest of c */
-        const double lse = s->max[j] + tails[j], slope = 2 * loss.z * lse;
-        const double distance = own * fsm_select(own == 0, 0, s->max[j] - named.x[j]);
-        losses[j] = sums->distance[j] + distance + c * tails[j] + loss.z * lse * lse;
-        f[j] = loss.scale * (c + slope);
+        const double own = named->c[j], c = own + sums->c[j];
+        const double lse = s->max[j] + tails[j], slope = 2 * of_z * lse;
+        const double distance = own * fsm_select(own == 0, 0, s->max[j] - named->x[j]);
+        losses[j] = sums->distance[j] + distance + c * tails[j] + z * lse * lse;
+        f[j] = scale * c + slope;
+        most[j] = scale * sums->most[j];
 
         const double others = s->others[j].hi + s->others[j].lo, sum = s->e[j] + others;
-        const bool is_max = named.index[j] == s->index[j];
+        const bool is_max = named->index[j] == s->index[j];
         const double p = fsm_select(is_max, s->e[j], e[j]) / sum;
-        const double rest = fsm_select(is_max, others / sum, 1 - p);
-        gradient[j] = loss.scale * ((sums->c[j] - named.other_c[j] + slope) * p - named.c[j] * rest);
+        const double own_rest = fsm_select(is_max, own * others / sum, own * (1 - p));
+        gradient[j] = scale * (sums->c[j] * p - own_rest) + slope * p;
     }
-    FN(store_losses)(g, t, s, named.ignored, losses);
+    FN(store_losses)(g, t, s, named->ignored, losses);
     if (!g->args->operands[FSM_Y].data)
         return;
-    FN(shares_of)(shares, s, f, count, with_c);
+    if (with_c)
+        FN(shares_and_c_of)(shares, s, f, count, -scale, most);
+    else
+        FN(shares_of)(shares, s, f, count);
     for (int j = 0; j < count; j++) {
-        const double part = loss.softcap > 0 ? named.x[j] / loss.softcap : 0;
+        const double part = loss.softcap > 0 ? named->x[j] / loss.softcap : 0;
         shares->own[j] = (real)(gradient[j] * (1 - part * part));
-        shares->index[j] = named.index[j];
-        shares->c_factor[j] = (real)(-loss.scale * C_FACTOR);
+        shares->index[j] = named->index[j];
     }
     for (int j = 0; loss.ignores && j < count; j++)
-        if (named.ignored[j]) {
+        if (named->ignored[j]) {
             shares->filled[j] = true;
             shares->fill[j] = 0;
         }
@@ -298,12 +321,14 @@ static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_st
 /* Rows that count. */
 FSM_INLINE void FN(cross_entropy_rows_body)(const FN(group) * g, const FN(share_kind) kind) {
     FN(log_state) state;
-    FN(c_sums) sums = {{0}, {0}};
+    FN(named) named;
+    FN(c_sums) sums = {{0}, {0}, {0}};
     FN(shares) shares;
     FN(log_sweep_rows)(g, &state, FN(SUMS));
+    FN(named_of)(g, 0, &named);
     for (ptrdiff_t r = 0; kind == FN(SHARES_AND_C) && r < g->rows; r++)
-        FN(c_sum_row)(g, r, isfinite(state.max[r]) ? (real)state.max[r] : 0, &sums);
-    FN(cross_entropy_finish)(g, 0, &state, &sums, &shares, kind == FN(SHARES_AND_C));
+        FN(c_sum_row)(g, r, isfinite(state.max[r]) ? (real)state.max[r] : 0, named.index[r], &sums);
+    FN(cross_entropy_finish)(g, 0, &state, &named, &sums, &shares, kind == FN(SHARES_AND_C));
     if (g->args->operands[FSM_Y].data)
         FN(share_rows)(g, &state, &shares, kind);
 }
@@ -348,14 +373,17 @@ static void FN(cross_entropy_rows)(const FN(group) * g) {
 
 FSM_INLINE void FN(cross_entropy_columns_body)(const FN(group) * g, const FN(share_kind) kind) {
     FN(log_state) states[LOG_TILES];
+    FN(named) named[LOG_TILES];
     FN(c_sums) sums[LOG_TILES];
     FN(shares) shares[LOG_TILES];
     memset(sums, 0, sizeof *sums * (size_t)g->tiles);
     FN(log_sweep_columns)(g, states, FN(SUMS));
-    if (kind == FN(SHARES_AND_C))
-        FN(c_sum_columns)(g, states, sums);
     for (int t = 0; t < g->tiles; t++)
-        FN(cross_entropy_finish)(g, t, &states[t], &sums[t], &shares[t], kind == FN(SHARES_AND_C));
+        FN(named_of)(g, t, &named[t]);
+    if (kind == FN(SHARES_AND_C))
+        FN(c_sum_columns)(g, states, named, sums);
+    for (int t = 0; t < g->tiles; t++)
+        FN(cross_entropy_finish)(g, t, &states[t], &named[t], &sums[t], &shares[t], kind == FN(SHARES_AND_C));
     if (g->args->operands[FSM_Y].data)
         FN(share_columns)(g, states, shares, kind);
 }

@@ -8,17 +8,18 @@
 
 typedef enum { FN(OF_SOFTMAX), FN(OF_LOG_SOFTMAX) } FN(gradient);
 
-/* What decides whether a row is ordinary: the largest |grad|, the smallest saved number and the largest. */
+/* What decides whether a row is ordinary: the largest |grad|, the smallest y and the largest y or logp. In place of the
+ * smallest logp there is infinity, or NaN if one is that. */
 typedef struct {
     vec grad, low, high;
 } FN(reach);
 
-FSM_INLINE FN(reach) FN(reach_of)(vec grad, vec saved) {
-    return (FN(reach)){vec_abs(grad), saved, saved};
-}
-
-FSM_INLINE FN(reach) FN(reach_join)(FN(reach) a, FN(reach) b) {
-    return (FN(reach)){vec_max(a.grad, b.grad), vec_min(a.low, b.low), vec_max(a.high, b.high)};
+FSM_INLINE FN(reach) FN(reach_join)(FN(reach) all, vec grad, vec saved, FN(gradient) of) {
+    all.grad = vec_max(all.grad, vec_abs(grad));
+    all.low =
+        of == FN(OF_SOFTMAX) ? vec_min(all.low, saved) : vec_add(all.low, vec_clamp(saved, vec_set1((real)INFINITY)));
+    all.high = vec_max(all.high, saved);
+    return all;
 }
 
 /* `count` <= 4 blocks of y >= 0, times E_FACTOR. A subnormal y has its bits read as an integer: with an exponent field
@@ -76,7 +77,7 @@ FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptr
             const ptrdiff_t left = n - i - step * LANES, here = left < 0 ? 0 : left < LANES ? left : LANES;
             a[step] = full ? vec_load(grad + i + step * LANES) : vec_load_n(grad + i + step * LANES, here, 0);
             b[step] = full ? vec_load(saved + i + step * LANES) : vec_load_n(saved + i + step * LANES, here, 0);
-            all = FN(reach_join)(all, FN(reach_of)(a[step], b[step]));
+            all = FN(reach_join)(all, a[step], b[step], of);
         }
         lanes = vec_acc_add(lanes, FN(gradient_terms)(a, b, of));
     }
@@ -108,19 +109,10 @@ FSM_INLINE void FN(gradient_blocks)(vec *grad, vec *saved, const int count, FN(g
             grad[i] = vec_mul(vec_fma(minus_e, plan.sum, vec_mul(grad[i], vec_set1(E_FACTOR))), plan.beta);
         }
     }
-    FN(unscale)(grad, count, E_FACTOR);
+    FN(unscale)(grad, count, (FN(unscaling)){vec_set1(1 / E_FACTOR), vec_set1(E_FACTOR * MIN_NORMAL)});
 }
 
 /* ---- rows that are not ordinary */
-
-/* y, or exp(logp). */
-FSM_INLINE_ double FN(plain_factor)(real saved, FN(gradient) of) {
-    if (of == FN(OF_SOFTMAX))
-        return saved;
-    if (saved > 709)
-        return INFINITY;
-    return saved > -800 ? fsm_exp(saved) : saved <= -800 ? 0 : saved;
-}
 
 /* The sum over row or column r. */
 FSM_OUTLINE_ double FN(plain_sum)(const FN(group) * g, ptrdiff_t r, FN(gradient) of) {
@@ -141,20 +133,31 @@ FSM_OUTLINE_ double FN(plain_sum)(const FN(group) * g, ptrdiff_t r, FN(gradient)
     return sum.hi + sum.lo;
 }
 
-static real FN(plain_result)(real grad, real saved, double sum, double temperature, FN(gradient) of) {
-    const double factor = FN(plain_factor)(saved, of);
-    const double value = of == FN(OF_SOFTMAX) ? factor * (grad - sum) : grad - factor * sum;
-    const real_bits nan_bits = QUIET_NAN_BITS;
-    real result = (real)(value / temperature);
-    if (isnan(result))
-        memcpy(&result, &nan_bits, sizeof result);
-    return result;
+/* exp(logp) * sum. */
+FSM_INLINE_ double FN(plain_product)(real logp, double sum) {
+    const double half = logp / 2.0, root = half <= 0 ? fsm_exp(half) : 1 / fsm_exp(-half);
+    return root * sum * root;
 }
 
-/* Whether a row, or each column, may be taken times E_FACTOR. A NaN shows in the sum. */
+/* The results of `count` elements, which need not be aligned. y may be grad, or saved. */
+static void FN(plain_results)(const real *grad, const real *saved, real *y, ptrdiff_t count, double sum,
+                              double temperature, FN(gradient) of) {
+    const real_bits nan_bits = QUIET_NAN_BITS;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        real a, b;
+        memcpy(&a, grad + i, sizeof a);
+        memcpy(&b, saved + i, sizeof b);
+        a = (real)((of == FN(OF_SOFTMAX) ? b * (a - sum) : a - FN(plain_product)(b, sum)) / temperature);
+        if (isnan(a))
+            memcpy(&a, &nan_bits, sizeof a);
+        memcpy(y + i, &a, sizeof a);
+    }
+}
+
+/* Whether a row, or each column, may be taken times E_FACTOR. A NaN shows in the sum, but for one in logp. */
 FSM_INLINE_ bool FN(is_ordinary)(const FN(group) * g, real grad, real low, real high, double sum, FN(gradient) of) {
     const double limit = g->args->temperature < 1 ? MOST_GRAD * g->args->temperature : MOST_GRAD;
-    const bool saved = of == FN(OF_SOFTMAX) ? (low >= 0) & (high < 2) : high < 1;
+    const bool saved = of == FN(OF_SOFTMAX) ? (low >= 0) & (high < 2) : (low > 0) & (high < 1);
     return saved & (grad < limit) & (fabs(sum) < limit * (of == FN(OF_SOFTMAX) ? (double)E_FACTOR : 1));
 }
 
@@ -210,8 +213,9 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
             sum = FN(sum_merge)(sum, FN(gradient_sum_row)(grad, saved, count, &reach, of));
         }
         double total = sum.hi + sum.lo;
-        const bool ordinary = FN(is_ordinary)(g, vec_hmax(reach.grad), -vec_hmax(vec_sub(zero, reach.low)),
-                                              vec_hmax(reach.high), total, of);
+        const vec low =
+            of == FN(OF_SOFTMAX) ? vec_sub(zero, reach.low) : vec_select_lt(zero, reach.low, vec_set1(-1), vec_set1(1));
+        const bool ordinary = FN(is_ordinary)(g, vec_hmax(reach.grad), -vec_hmax(low), vec_hmax(reach.high), total, of);
         if (!ordinary)
             total = FN(plain_sum)(g, r, of);
         const real factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
@@ -221,10 +225,10 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
             const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, grad_room);
             const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, saved_room);
             real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : grad_room;
-            for (ptrdiff_t i = 0; !ordinary && i < count; i++)
-                y[i] = FN(plain_result)(grad[i], saved[i], total, args->temperature, of);
             if (ordinary)
                 FN(gradient_chunk)(grad, saved, y, count, plan, of);
+            else
+                FN(plain_results)(grad, saved, y, count, total, args->temperature, of);
             if (!g->y_ready)
                 FN(store)(args, FSM_Y, fsm_row_across(g->row, args, r).at[FSM_Y], c, count, y);
         }
@@ -265,7 +269,7 @@ FSM_INLINE void FN(gradient_add_piece)(int tiles, FN(piece) grad, FN(piece) save
                     FN(prefetch_block)(FN(in_piece)(grad, t, at + 1));
                     FN(prefetch_block)(FN(in_piece)(saved, t, at + 1));
                 }
-                all = FN(reach_join)(all, FN(reach_of)(a[step], b[step]));
+                all = FN(reach_join)(all, a[step], b[step], of);
             }
             reach[t] = all;
             lanes[t * LANES + i] = vec_acc_add(lanes[t * LANES + i], FN(gradient_terms)(a, b, of));
@@ -289,7 +293,7 @@ FSM_OUTLINE_ vec FN(plain_block)(vec grad, vec saved, const FN(gradient_columns_
     vec_store(to, grad);
     for (int j = 0; j < LANES; j++)
         if (!plan->ordinary[j])
-            to[j] = FN(plain_result)(from[j], of_saved[j], plan->totals[j], temperature, of);
+            FN(plain_results)(from + j, of_saved + j, to + j, 1, plan->totals[j], temperature, of);
     return vec_load(to);
 }
 

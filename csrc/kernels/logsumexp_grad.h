@@ -31,7 +31,7 @@ static void FN(logsumexp_grad_shares)(const FN(group) * g, int t, const FN(log_s
         const bool here = j < FN(entries)(g, t);
         f[j] = here ? FN(element)(g->args, FSM_GRAD, FN(start_of)(g, FSM_GRAD, t * LANES + j), 0) : 0;
     }
-    FN(shares_of)(s, state, f, FN(entries)(g, t), false);
+    FN(shares_of)(s, state, f, FN(entries)(g, t));
 }
 
 static void FN(logsumexp_grad_rows)(const FN(group) * g) {

@@ -163,32 +163,36 @@ FSM_INLINE_ void FN(share_divisor)(fsm_sum sum, double f, real *hi, real *lo, re
     memcpy(off, &signed_field, sizeof signed_field);
 }
 
-/* `count` <= 4 blocks of finite v / factor, rounded once, as quotients are, but of either sign. The factor is a power
- * of two above 1. */
-FSM_OUTLINE_ void FN(unscale_subnormal)(vec *v, int count, real factor) {
-    const vec zero = vec_set1(0), unit = vec_set1(factor * MIN_NORMAL / 2), half = vec_set1((real)0.5);
+/* What takes a power of two, of 4 or more, off numbers: its reciprocal, and the product of it with MIN_NORMAL. */
+typedef struct {
+    vec reciprocal, least;
+} FN(unscaling);
+
+/* `count` <= 4 blocks of v without that factor, rounded once, as quotients are, but of either sign. */
+FSM_OUTLINE_ void FN(unscale_subnormal)(vec *v, int count, const FN(unscaling) * by) {
+    const vec zero = vec_set1(0), half = vec_set1((real)0.5), unit = vec_mul(by->least, half);
     for (int i = 0; i < count; i++) {
-        const vec size = vec_abs(v[i]);
-        const vec result = vec_bits_sub(vec_max(size, vec_fma(size, half, unit)), unit);
-        v[i] = vec_select_lt(v[i], zero, vec_bits_sub(result, vec_set1((real)-0.0)), result);
+        const vec size = vec_abs(v[i]), subnormal = vec_bits_sub(vec_fma(size, half, unit), unit);
+        const vec either = vec_select_lt(v[i], zero, vec_bits_sub(subnormal, vec_set1((real)-0.0)), subnormal);
+        v[i] = vec_select_lt(size, by->least, either, vec_mul(v[i], by->reciprocal));
     }
 }
 
-FSM_INLINE void FN(unscale)(vec *v, const int count, const real factor) {
+FSM_INLINE void FN(unscale)(vec *v, const int count, FN(unscaling) by) {
     vec least = vec_abs(v[0]);
     FSM_UNROLL
     for (int i = 1; i < count; i++)
         least = vec_min(least, vec_abs(v[i]));
-    if (vec_any_lt(least, vec_set1(factor * MIN_NORMAL))) {
+    if (vec_any_lt(least, by.least)) {
         vec copy[4];
         for (int i = 0; i < count; i++)
             copy[i] = v[i];
-        FN(unscale_subnormal)(copy, count, factor);
+        FN(unscale_subnormal)(copy, count, &by);
         for (int i = 0; i < count; i++)
             v[i] = copy[i];
         return;
     }
     FSM_UNROLL
     for (int i = 0; i < count; i++)
-        v[i] = vec_mul(v[i], vec_set1(1 / factor));
+        v[i] = vec_mul(v[i], by.reciprocal);
 }

@@ -3,7 +3,7 @@
  *
  * The exponentials are computed again, in the frame of the row's maximum, so that nothing is kept and y may be x.
  * Without c, every result is a quotient whose divisor has f in it (math.h). With c both terms are taken times
- * C_FACTOR, and integers take that off where results are subnormal, as in gradients.h. */
+ * a power of two, and integers take that off where results are subnormal, as in gradients.h. */
 
 /* f*softmax(x); the same, where no x counts as more than the maximum, which is a logarithm of a sum; and with a c. */
 typedef enum { FN(SHARES), FN(SHARES_OF_LSE), FN(SHARES_AND_C) } FN(share_kind);
@@ -12,9 +12,10 @@ typedef enum { FN(SHARES), FN(SHARES_OF_LSE), FN(SHARES_AND_C) } FN(share_kind);
 typedef struct {
     real max[LANES], shift[LANES];
     real hi[LANES], lo[LANES];
-    real unit[LANES], off[LANES]; /* without c: FN(share_divisor) */
-    real c_factor[LANES];         /* with c: what that is multiplied by */
-    ptrdiff_t index[LANES];       /* of the element whose result is `own`, or -1 */
+    real unit[LANES], off[LANES]; /* without c: of FN(share) */
+    real c_factor[LANES];         /* with c: what that is multiplied by; and, of FN(unscaling): */
+    real reciprocal[LANES], least[LANES];
+    ptrdiff_t index[LANES]; /* of the element whose result is `own`, or -1 */
     real own[LANES];
     bool filled[LANES]; /* with this, instead of a result: */
     real_bits fill[LANES];
@@ -23,7 +24,7 @@ typedef struct {
 
 /* Of the first `count`, from their states and f; the others do not exist. A row without a sum, or whose f is NaN, has
  * no result. No row has an own element yet. */
-static void FN(shares_of)(FN(shares) * s, const FN(log_state) * of, const double *f, int count, bool with_c) {
+static void FN(shares_of)(FN(shares) * s, const FN(log_state) * of, const double *f, int count) {
     double factors[LANES];
     fsm_sum sums[LANES];
     memset(s, 0, sizeof *s);
@@ -38,14 +39,36 @@ static void FN(shares_of)(FN(shares) * s, const FN(log_state) * of, const double
         s->filled[j] = none;
     }
     for (int j = 0; j < count; j++) {
-        if (with_c) /* C_FACTOR takes the place of 2^Y_POWER */
-            FN(sum_reciprocal)(sums[j], factors[j] * C_OF_Y, &s->hi[j], &s->lo[j]);
-        else
-            FN(share_divisor)(sums[j], factors[j], &s->hi[j], &s->lo[j], &s->unit[j], &s->off[j]);
+        FN(share_divisor)(sums[j], factors[j], &s->hi[j], &s->lo[j], &s->unit[j], &s->off[j]);
         s->fill[j] = QUIET_NAN_BITS;
     }
     for (int j = 0; j < LANES; j++)
         s->index[j] = -1;
+}
+
+/* 2^n as a double. */
+FSM_INLINE_ double FN(two_to)(int n) {
+    return fsm_f64_of_bits((uint64_t)(1023 + n) << 52);
+}
+
+/* The same with a c, which is multiplied by c_scale, and then is at most c_most in size. */
+static void FN(shares_and_c_of)(FN(shares) * s, const FN(log_state) * of, const double *f, int count, double c_scale,
+                                const double *c_most) {
+    FN(shares_of)(s, of, f, count);
+    for (int j = 0; j < count; j++) {
+        const double size = fabs(f[j]) > c_most[j] ? fabs(f[j]) : c_most[j];
+        const int exponent = (int)(fsm_f64_bits(size) >> 52) - 1022, over = exponent - MOST_C;
+        int power = C_POWER - (over > 0 ? over : 0);
+        power = power > 4 ? power : 4;
+        const fsm_sum sum = FN(sum_merge)(of->others[j], (fsm_sum){of->e[j], 0});
+        s->filled[j] |= s->infinite[j];
+        s->infinite[j] = false;
+        if (!s->filled[j])
+            FN(sum_reciprocal)(sum, f[j] * FN(two_to)(power - Y_POWER), &s->hi[j], &s->lo[j]);
+        s->c_factor[j] = (real)(c_scale * FN(two_to)(power));
+        s->reciprocal[j] = (real)FN(two_to)(-power);
+        s->least[j] = (real)(MIN_NORMAL * FN(two_to)(power));
+    }
 }
 
 /* Row r of y, which is +-softmax(x), times infinity. */
@@ -58,7 +81,7 @@ static void FN(times_infinity)(const FN(group) * g, ptrdiff_t r) {
         const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
         FN(load)(args, FSM_Y, row.at[FSM_Y], c, count, chunk);
         for (ptrdiff_t i = 0; i < count; i++)
-            if (chunk[i] == 0)
+            if (!(fabs(chunk[i]) > 0))
                 memcpy(&chunk[i], &nan_bits, sizeof nan_bits);
             else
                 chunk[i] = chunk[i] > 0 ? (real)INFINITY : -(real)INFINITY;
@@ -80,6 +103,7 @@ typedef struct {
     FN(exp_frame) frame;
     FN(divisor) divisor;
     vec max, unit, off, c_factor;
+    FN(unscaling) unscaling;
     bool careful;
     real softcap; /* 0: none */
 } FN(share_terms);
@@ -95,6 +119,8 @@ FSM_INLINE FN(share_terms)
         .unit = columns ? vec_load(s->unit) : vec_set1(s->unit[j]),
         .off = columns ? vec_load(s->off) : vec_set1(s->off[j]),
         .c_factor = columns ? vec_load(s->c_factor) : vec_set1(s->c_factor[j]),
+        .unscaling = {columns ? vec_load(s->reciprocal) : vec_set1(s->reciprocal[j]),
+                      columns ? vec_load(s->least) : vec_set1(s->least[j])},
         .careful = careful,
         .softcap = (real)g->args->loss.softcap,
     };
@@ -112,12 +138,12 @@ FSM_OUTLINE_ void FN(uncap)(vec *y, const vec *x, int count, real cap) {
 FSM_INLINE void FN(share_blocks)(vec *a, const vec *c, const int count, const FN(share_terms) * terms,
                                  const FN(share_kind) kind) {
     vec x[4];
+    if (kind == FN(SHARES_OF_LSE) || terms->softcap > 0)
+        for (int i = 0; i < count; i++)
+            x[i] = a[i];
     if (kind == FN(SHARES_OF_LSE))
         for (int i = 0; i < count; i++)
             a[i] = vec_select_lt(terms->max, a[i], terms->max, a[i]);
-    if (terms->softcap > 0)
-        for (int i = 0; i < count; i++)
-            x[i] = a[i];
     FN(exp_blocks)(a, count, &terms->frame, terms->careful);
     FSM_UNROLL
     for (int i = 0; i < count; i++)
@@ -125,7 +151,13 @@ FSM_INLINE void FN(share_blocks)(vec *a, const vec *c, const int count, const FN
                    ? vec_fma(c[i], terms->c_factor, vec_scale(a[i], terms->divisor.hi, terms->divisor.lo))
                    : FN(share)(a[i], terms->divisor, terms->unit, terms->off);
     if (kind == FN(SHARES_AND_C))
-        FN(unscale)(a, count, C_FACTOR);
+        FN(unscale)(a, count, terms->unscaling);
+    if (kind == FN(SHARES_OF_LSE)) {
+        real nan;
+        memcpy(&nan, &(const real_bits){QUIET_NAN_BITS}, sizeof nan);
+        for (int i = 0; i < count; i++)
+            a[i] = vec_select_lt(x[i], vec_set1((real)INFINITY), a[i], vec_set1(nan));
+    }
     if (terms->softcap > 0) {
         vec y[4];
         for (int i = 0; i < count; i++)
