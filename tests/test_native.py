@@ -41,34 +41,85 @@ def cases(dtype, op):
             yield name, np.ascontiguousarray(x[:, :6000])
 
 
-def gradient_cases(dtype, op):
-    """A few for each kind of gradient that comes back, on rows that have a forward result."""
-    forward = getattr(fs, GRADIENTS[op])
+def calls(dtype, op):
+    """(name, x, operands and numbers of a loss as Driver.run() takes them, expected results), rows as rows."""
+    if op in GRADIENTS:
+        of_op = gradient_calls
+    else:
+        of_op = {"logsumexp_grad": logsumexp_grad_calls, "cross_entropy": loss_calls}.get(op, forward_calls)
     with running_on("scalar"):
-        results = [(name, forward(x)) for name, x in cases(dtype, op)]
+        yield from list(of_op(dtype, op))
+
+
+def forward_calls(dtype, op):
+    for name, x in cases(dtype, op):
+        yield name, x, {}, (), [getattr(fs, op)(x, axis=1).reshape(len(x), -1)]
+
+
+def gradient_calls(dtype, op):
+    """A few for each kind of gradient that comes back, on rows that have a forward result."""
+    results = [(name, getattr(fs, GRADIENTS[op])(x)) for name, x in cases(dtype, op)]
     results = [(name, saved) for name, saved in results if not np.isnan(saved).any()]
     for i, (name, saved) in enumerate(results):
         kinds = list(gradients(dtype, saved.shape, i))
         kind, grad = kinds[i % len(kinds)]
-        yield f"{name}, {kind}", grad, saved
+        yield f"{name}, {kind}", grad, {"saved": saved}, (), [getattr(fs, op)(grad, saved, axis=1)]
+
+
+def logsumexp_grad_calls(dtype, op):
+    rng = np.random.default_rng(0)
+    for i, (name, x) in enumerate(cases(dtype, op)):
+        operands = {"grad": rng.standard_normal((len(x), 1)).astype(dtype)}
+        if i % 2:
+            operands["lse"] = fs.logsumexp(x, 1, keepdims=True)
+        yield f"{name}, {list(operands)}", x, operands, (), [fs.logsumexp_grad(a=x, axis=1, **operands)]
+
+
+def loss_calls(dtype, op):
+    """Rows twice: with labels, the first of three is ignored. No z_loss where its gradient is out of all proportion."""
+    rng = np.random.default_rng(0)
+    for i, (name, x) in enumerate(cases(dtype, op)):
+        x = np.tile(x, (2, 1))
+        classes = x.shape[1]
+        weight = (rng.random(classes) + 0.25).astype(dtype) if i % 3 == 0 else None
+        smoothing, cap = [0.0, 0.1][i // 2 % 2], [None, 30.0][i % 5 == 4]
+        z = 1e-4 if i // 4 % 2 and abs(x[np.isfinite(x)]).max() < 1e9 else 0.0
+        options = {"weight": weight, "label_smoothing": smoothing, "z_loss": z, "softcap": cap, "reduction": "none"}
+        if i % 2:
+            target = (rng.random(x.shape) / classes).astype(dtype)
+            operands = {"target": target}
+        else:
+            target = rng.integers(0, classes, len(x))
+            target[::3] = options["ignore_index"] = -1
+            operands = {"labels": target[:, None]}
+        if weight is not None:
+            operands["class_weight"] = weight[None]
+        losses, gradient = fs.cross_entropy_with_grad(x, target, **options)
+        numbers = 1 - smoothing, smoothing / classes, z, cap or 0.0
+        yield f"{name}, {list(operands)}, {numbers}", x, operands, numbers, [gradient, losses[:, None]]
+
+
+def as_rows(a):
+    return a[:, :, None]
+
+
+def in_columns(a):
+    """The rows side by side, each with the one that is as far from the end."""
+    return np.tile(np.stack([a, a[::-1]], axis=2), 18)[:, :, :35]
 
 
 @pytest.mark.parametrize("op", _core.ops())
 def test_every_isa_gives_the_bits_of_scalar(driver, dtype, op):
-    function = getattr(fs, op)
-    for name, *inputs in gradient_cases(dtype, op) if op in GRADIENTS else cases(dtype, op):
-        (outer, n), size = inputs[0].shape, inputs[0].size
-        with running_on("scalar"):
-            expected = function(*inputs, axis=1).reshape(outer, -1)
+    for name, x, operands, numbers, expected in calls(dtype, op):
         for isa in driver.isas():
-            if isa == "base" or (isa == "scalar" and size > 3000):
+            if isa == "base" or (isa == "scalar" and x.size > 3000):
                 continue
-            rows = driver.run(op, isa, *(x[:, :, None] for x in inputs))[:, :, 0]
-            assert_same_bits(rows, expected, f"{name} on {isa}")
-            if n <= 1100:
-                columns = driver.run(op, isa, *(np.repeat(x[:, :, None], 35, axis=2) for x in inputs))
-                expected_columns = np.repeat(expected[:, :, None], 35, axis=2)
-                assert_same_bits(columns, expected_columns, f"{name} in columns on {isa}")
+            for laid in (as_rows, in_columns) if x.shape[1] <= 1100 else (as_rows,):
+                there = {key: a if key == "class_weight" else laid(a) for key, a in operands.items()}
+                got = driver.run(op, isa, laid(x), *numbers, **there)
+                for a, right in zip(got if numbers else [got], expected, strict=True):
+                    with np.errstate(over="ignore"):  # of a loss, which is a float64 here
+                        assert_same_bits(a.astype(dtype), laid(right), f"{name} on {isa}, {laid(x).shape}")
 
 
 def test_the_expected_isas_ran(driver, request):

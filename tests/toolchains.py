@@ -125,12 +125,17 @@ class Driver:
     def isas(self):
         return self._call("isas").decode().split()
 
-    def run(self, op, isa, x, *others):
-        """`op` of C-contiguous (outer, n, inner) arrays along their middle axis; a reduction leaves 1 of it."""
+    def run(self, op, isa, x, *loss, **operands):
+        """`op` of a C-contiguous (outer, n, inner) array along its middle axis; a reduction leaves 1 of it. Of a loss,
+        whose numbers are `loss`, the gradient and the losses. Operands: by their names in the driver."""
         outer, _, inner = x.shape
-        data = b"".join(array.tobytes() for array in (x, *others))
-        result = self._call("run", op, isa, f"f{x.dtype.itemsize * 8}", *x.shape, data=data)
-        return np.frombuffer(result, x.dtype).reshape(outer, -1, inner)
+        data = b"".join(array.tobytes() for array in (x, *operands.values()))
+        loss = [f"loss={','.join(map(repr, loss))}"] if loss else []
+        result = self._call("run", op, isa, f"f{x.dtype.itemsize * 8}", *x.shape, *operands, *loss, data=data)
+        if not loss:
+            return np.frombuffer(result, x.dtype).reshape(outer, -1, inner)
+        gradient, losses = result[: x.nbytes], result[x.nbytes :]
+        return np.frombuffer(gradient, x.dtype).reshape(x.shape), np.frombuffer(losses).reshape(outer, 1, inner)
 
     def sums(self, isa, x, columns):
         """The exponentials and the pairs (hi, lo) of sums of a row (columns = 0), or of the columns of x."""

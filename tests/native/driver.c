@@ -2,8 +2,9 @@
  * emulator. Binary input and output are in the machine's own (little-endian) format.
  *
  *   driver isas                                    names of the instruction sets that can run here
- *   driver run OP ISA DTYPE OUTER N INNER          stdin: an array (OUTER, N, INNER), of a gradient also the forward
- *                                                  result; stdout: OP along axis 1
+ *   driver run OP ISA DTYPE OUTER N INNER [OPERAND...] [loss=OWN,UNIFORM,Z,SOFTCAP]
+ *                                                  stdin: an array (OUTER, N, INNER), and the operands (see `extras`);
+ *                                                  stdout: OP along axis 1, of a loss its gradient, then the losses
  *   driver vec FUNCTION ISA DTYPE LANES            stdin: records of int64 n and blocks a, b, c; stdout: results
  *   driver sums ISA DTYPE N COLUMNS                stdin: an array; stdout: its exponentials, then pairs hi, lo
  * (probe.h)
@@ -74,50 +75,101 @@ static int find_dtype(const char *name) {
     return -1;
 }
 
-static int run(char **argv) {
+/* What OPERAND may be: elements of (OUTER, INNER), of (N) or of both. Labels are int64, and rows labelled -1 ignored.
+ */
+static const struct {
+    const char *name;
+    int operand;
+    bool each_row, along;
+} extras[] = {
+    {"saved", FSM_SAVED, true, true},   {"lse", FSM_SAVED, true, false},
+    {"grad", FSM_GRAD, true, false},    {"labels", FSM_TARGET, true, false},
+    {"target", FSM_TARGET, true, true}, {"class_weight", FSM_CLASS_WEIGHT, false, true},
+};
+
+/* Room for an operand, as it lies; returns its bytes. args->n and shape[0] are N and OUTER. */
+static size_t place(fsm_args *args, int which, int storage, ptrdiff_t inner, bool each_row, bool along) {
+    const ptrdiff_t size = storage == FSM_STORAGE_f32 ? 4 : 8, width = each_row ? inner : 1;
+    const ptrdiff_t length = along ? args->n : 1;
+    fsm_operand *operand = &args->operands[which];
+    operand->storage = storage;
+    operand->step[0] = along ? width * size : 0;
+    operand->stride[0] = each_row ? length * width * size : 0;
+    operand->across = each_row && inner > 1 ? size : operand->stride[0];
+    const size_t bytes = (size_t)((each_row ? args->shape[0] : 1) * length * width * size);
+    operand->data = malloc(bytes);
+    if (!operand->data)
+        die("no memory");
+    if (which >= args->used)
+        args->used = which + 1;
+    return bytes;
+}
+
+static void read_operand(fsm_args *args, int which, size_t bytes) {
+    if (fread(args->operands[which].data, 1, bytes, stdin) != bytes)
+        die("short input");
+}
+
+static void read_extra(fsm_args *args, const char *name, int floats, ptrdiff_t inner) {
+    fsm_loss *loss = &args->loss;
+    if (sscanf(name, "loss=%lf,%lf,%lf,%lf", &loss->own, &loss->uniform, &loss->z, &loss->softcap) == 4)
+        return;
+    size_t i = 0;
+    while (i < sizeof extras / sizeof *extras && strcmp(extras[i].name, name) != 0)
+        i++;
+    if (i == sizeof extras / sizeof *extras)
+        die("no such operand");
+    const bool labels = strcmp(name, "labels") == 0;
+    loss->ignores |= labels;
+    const int storage = labels ? FSM_STORAGE_i64 : floats, which = extras[i].operand;
+    read_operand(args, which, place(args, which, storage, inner, extras[i].each_row, extras[i].along));
+}
+
+/* Leaves no losses where they will be. */
+static void run_loss_alone(fsm_kernel *kernel, const fsm_args *args, int dtype, void *scratch, char *losses, size_t n) {
+    fsm_args alone = *args;
+    alone.operands[FSM_Y].data = NULL;
+    kernel(&alone, 0, fsm_units(&alone, dtype), scratch);
+    memcpy(losses, args->operands[FSM_LOSS].data, n);
+    memset(args->operands[FSM_LOSS].data, 0, n);
+}
+
+static int run(char **argv, int count) {
     int op = 0;
     while (op < FSM_OPS && strcmp(fsm_op_names[op], argv[0]) != 0)
         op++;
     if (op == FSM_OPS)
         die("no such operation");
-    const fsm_isa *isa = fsm_isas[find_isa(argv[1])];
-    int dtype = find_dtype(argv[2]);
+    int dtype = find_dtype(argv[2]), floats = dtype == FSM_F32 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
+    fsm_kernel *kernel = fsm_isas[find_isa(argv[1])]->kernels[op][dtype];
     ptrdiff_t outer = atol(argv[3]), n = atol(argv[4]), inner = atol(argv[5]);
-    size_t bytes = (size_t)(outer * n * inner) * (dtype == FSM_F32 ? sizeof(float) : sizeof(double));
 
-    const bool gradient = op == FSM_OP_softmax_grad || op == FSM_OP_log_softmax_grad;
-    char *x = malloc(bytes), *saved = malloc(bytes), *y = malloc(bytes);
-    if (!x || !saved || !y || fread(x, 1, bytes, stdin) != bytes)
-        die("short input");
-    if (gradient && fread(saved, 1, bytes, stdin) != bytes)
-        die("short second input");
-    char *memory = malloc(FSM_SCRATCH + 64);
-    if (!memory)
+    const bool reduces = op == FSM_OP_logsumexp || op == FSM_OP_logmeanexp || op == FSM_OP_softmax_entropy;
+    const bool loses = op == FSM_OP_cross_entropy;
+    fsm_args args = {.n = n, .axes = 1, .length = {n}, .ndim = 1, .shape = {outer}, .temperature = 1};
+    args.columns = inner > 1 ? inner : 0;
+    args.loss = (fsm_loss){.scale = 1, .own = 1, .ignore_index = -1};
+    read_operand(&args, FSM_X, place(&args, FSM_X, floats, inner, true, true));
+    for (int i = 6; i < count; i++)
+        read_extra(&args, argv[i], floats, inner);
+    const size_t bytes = place(&args, FSM_Y, floats, inner, true, !reduces);
+    const size_t of_losses = loses ? place(&args, FSM_LOSS, FSM_STORAGE_f64, inner, true, false) : 0;
+    char *memory = malloc(FSM_SCRATCH + 64), *losses = malloc(of_losses + 1);
+    if (!memory || !losses)
         die("no memory");
     void *scratch = memory + (64 - (uintptr_t)memory % 64);
-    const bool reduces = op == FSM_OP_logsumexp || op == FSM_OP_logmeanexp || op == FSM_OP_softmax_entropy;
-    const ptrdiff_t size = dtype == FSM_F32 ? 4 : 8, rows = reduces ? 1 : n;
-    fsm_args args = {.n = n, .axes = 1, .ndim = 1, .temperature = 1};
-    args.used = (gradient ? FSM_SAVED : FSM_Y) + 1;
-    args.operands[FSM_X].data = x;
-    args.operands[FSM_Y].data = y;
-    args.operands[FSM_SAVED].data = gradient ? saved : NULL;
-    args.columns = inner > 1 ? inner : 0;
-    args.length[0] = n;
-    args.shape[0] = outer;
-    for (int o = 0; o < args.used; o++) {
-        fsm_operand *operand = &args.operands[o];
-        operand->storage = dtype == FSM_F32 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
-        operand->step[0] = inner * size;
-        operand->stride[0] = (o == FSM_Y ? rows : n) * inner * size;
-        operand->across = inner > 1 ? size : operand->stride[0];
-    }
-    isa->kernels[op][dtype](&args, 0, fsm_units(&args, dtype), scratch);
-    fwrite(y, 1, bytes / (size_t)n * (size_t)rows, stdout);
-    free(x);
-    free(saved);
-    free(y);
+
+    if (loses)
+        run_loss_alone(kernel, &args, dtype, scratch, losses, of_losses);
+    kernel(&args, 0, fsm_units(&args, dtype), scratch);
+    if (loses && memcmp(losses, args.operands[FSM_LOSS].data, of_losses) != 0)
+        die("the loss alone is another");
+    fwrite(args.operands[FSM_Y].data, 1, bytes, stdout);
+    fwrite(losses, 1, of_losses, stdout);
+    for (int o = 0; o < args.used; o++)
+        free(args.operands[o].data);
     free(memory);
+    free(losses);
     return 0;
 }
 
@@ -169,8 +221,8 @@ int main(int argc, char **argv) {
                 puts(fsm_isas[i]->name);
         return 0;
     }
-    if (argc == 8 && strcmp(argv[1], "run") == 0)
-        return run(argv + 2);
+    if (argc >= 8 && strcmp(argv[1], "run") == 0)
+        return run(argv + 2, argc - 2);
     if (argc == 6 && strcmp(argv[1], "vec") == 0)
         return vec(argv + 2);
     if (argc == 6 && strcmp(argv[1], "sums") == 0)
