@@ -37,6 +37,11 @@ def test_special_values(isa, dtype):
     assert np.isfinite(loss)
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_loss_beyond_the_largest_number_is_inf(reduction):
+    assert np.all(fs.cross_entropy(np.full((2, 3), 1e30, "f4"), [0, 1], z_loss=1, reduction=reduction) == INF)
+
+
 @pytest.mark.parametrize("ignored", [-100, 2, -1, 2**63 - 1])
 def test_ignored_rows(isa, dtype, ignored):
     x = normal(dtype, (6, 4))
