@@ -20,13 +20,20 @@ OTHER_DTYPES = {"f16": "float16", "bf16": "bfloat16", "i32": "int32"}
 OUTPUTS = {"new": False, "out": True}
 THREADS = ("1", "all")
 
-REDUCTIONS = ("logsumexp", "logmeanexp", "softmax_entropy")
+# {operation: (bound, what it is relative to)} of what is measured: every kernel, and what shares one.
+OPS = {**_core.ops(), "cross_entropy_with_grad": _core.ops()["cross_entropy"]}
+
+LOSSES = ("cross_entropy", "cross_entropy_with_grad")  # with class indices; of each row, and the gradient of their sum
+REDUCTIONS = ("logsumexp", "logmeanexp", "softmax_entropy", "cross_entropy")
 GRADIENTS = {"softmax_grad": "softmax", "log_softmax_grad": "log_softmax"}  # and what they are the gradients of
 LACKS = {
     "softmax_entropy": ("out",),
     "logsumexp": ("temperature",),
     "logmeanexp": ("temperature",),
     **dict.fromkeys(GRADIENTS, ("where", "integers")),  # gradients of integers' results are those of float64
+    "logsumexp_grad": ("where", "temperature", "integers"),
+    "cross_entropy": ("out", "where", "temperature", "integers", "several axes", "halves"),  # theirs are float32
+    "cross_entropy_with_grad": ("where", "temperature", "integers", "several axes"),
 }
 
 LAYOUTS = {
@@ -39,6 +46,8 @@ LAYOUTS = {
     "broadcast": "broadcast row",
 }
 MASKS = {"": "", "random": "random mask", "causal": "causal mask", "shared": "shared mask"}
+LOSS_OPTIONS = {"": "", "smoothing": "label smoothing", "weight": "class weights"}
+SMOOTHING = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Input:
     layout: str = "C"  # one of LAYOUTS
     mask: str = ""  # one of MASKS: which elements take part
     temperature: float = 1
+    loss: str = ""  # one of LOSS_OPTIONS
 
     @property
     def axes(self):
@@ -100,7 +110,7 @@ class Input:
             words.append(f"sd {self.spread:g}")
         if self.temperature != 1:
             words.append(f"temperature {self.temperature:g}")
-        return " ".join(filter(None, [*words, LAYOUTS[self.layout], MASKS[self.mask]]))
+        return " ".join(filter(None, [*words, LAYOUTS[self.layout], MASKS[self.mask], LOSS_OPTIONS[self.loss]]))
 
 
 @dataclass(frozen=True)
@@ -129,12 +139,16 @@ class Case(Input):
             "where": self.mask != "",
             "temperature": self.temperature != 1,
             "integers": self.dtype == "int32",
+            "halves": self.dtype in ("float16", "bfloat16"),
+            "several axes": not isinstance(self.axis, int),
         }
+        if self.loss and self.op not in LOSSES:
+            return False
         return not any(asked[what] for what in LACKS.get(self.op, ()))
 
     @property
     def nbytes(self):
-        """Of the input, or of each."""
+        """Of the input, or of each that is as large as the result."""
         return self.elements * numpy_dtype(self.dtype).itemsize
 
     @property
@@ -143,10 +157,13 @@ class Case(Input):
         return (3 if self.op in GRADIENTS else 2) * self.nbytes
 
     @property
+    def rows_shape(self):
+        """Of what has an element a slice."""
+        return tuple(length for axis, length in enumerate(self.shape) if axis not in self.axes)
+
+    @property
     def result_shape(self):
-        if self.op in REDUCTIONS:
-            return tuple(length for axis, length in enumerate(self.shape) if axis not in self.axes)
-        return self.shape
+        return self.rows_shape if self.op in REDUCTIONS else self.shape
 
     @property
     def result_dtype(self):
@@ -156,7 +173,20 @@ class Case(Input):
         """The arrays that the operation takes: new, but always with the same numbers."""
         if self.op in GRADIENTS:
             return self.array(self.normal(seed=1)), self.array(self.saved())
+        if self.op == "logsumexp_grad":
+            grad = np.random.default_rng(1).standard_normal(self.rows_shape)
+            return np.asarray(grad, self.result_dtype), self.logits()
+        if self.op in LOSSES:
+            return self.logits(), np.asarray(np.random.default_rng(1).integers(self.joined, size=self.rows_shape))
         return (self.logits(),)
+
+    def loss_options(self):
+        """The arguments of the loss by their names."""
+        if self.loss == "smoothing":
+            return {"label_smoothing": SMOOTHING}
+        if self.loss == "weight":
+            return {"weight": (np.random.default_rng(2).random(self.joined) + 0.5).astype(self.result_dtype)}
+        return {}
 
     def logits(self):
         return self.array(digits_logits() if self.source == "digits" else self.normal(seed=0) * self.spread)
@@ -232,28 +262,32 @@ SHAPES = {
     Input((1024, 10)): "",
     Input((100000, 3)): "softmax f32 out 1",
     Input((100000, 10)): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f32 out 1,"
-    " softmax_grad f32 out 1, log_softmax_grad f32 out 1",
+    " softmax_grad f32 out 1, log_softmax_grad f32 out 1, cross_entropy f32 new 1,"
+    " cross_entropy_with_grad f32 out 1",
     Input((100000, 16)): "softmax f32 out 1",
     Input((65536, 64)): "softmax f32 out 1",
     # In cache.
     Input((64, 1000)): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f32 out 1,"
     " logsumexp f32 new 1, logmeanexp f32 new 1, softmax_entropy f32 new 1,"
-    " softmax_grad f32 out 1, log_softmax_grad f32 out 1",
+    " softmax_grad f32 out 1, log_softmax_grad f32 out 1, cross_entropy_with_grad f32 out 1",
     Input((1024, 128)): "softmax f32 out 1",
     Input((1024, 1024)): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f64 out 1,"
-    " logsumexp f32 new 1, logsumexp f32 new all, softmax_grad f64 out 1, log_softmax_grad f64 out 1",
+    " logsumexp f32 new 1, logsumexp f32 new all, softmax_grad f64 out 1, log_softmax_grad f64 out 1,"
+    " cross_entropy_with_grad f64 out 1",
     # Beyond it.
-    Input((4096, 1024)): "softmax f32 new 1, softmax_grad f32 new 1, log_softmax_grad f32 new 1",
+    Input((4096, 1024)): "softmax f32 new 1, softmax_grad f32 new 1, log_softmax_grad f32 new 1,"
+    " logsumexp_grad f32 new 1, cross_entropy f32 new 1, cross_entropy_with_grad f32 out 1",
     Input((16384, 1024)): "softmax f32 out 1",
     # Long rows.
-    Input((128, 32000)): "softmax f32 out 1, softmax_grad f32 out 1, log_softmax_grad f32 out 1",
+    Input((128, 32000)): "softmax f32 out 1, softmax_grad f32 out 1, log_softmax_grad f32 out 1,"
+    " cross_entropy_with_grad f32 out 1",
     Input((256, 50257)): "",
     Input((16, 1000000)): "",
     Input((1, 16000000)): "softmax f32 out all",
     # Along the other axis.
     Input((1000, 64), axis=0): "softmax f32 new 1",
     Input((1024, 1024), axis=0): "softmax f32 out 1, softmax f64 out 1, softmax f32 out all, log_softmax f32 out 1,"
-    " logsumexp f32 new 1, softmax_grad f32 out 1, log_softmax_grad f32 out 1",
+    " logsumexp f32 new 1, softmax_grad f32 out 1, log_softmax_grad f32 out 1, cross_entropy_with_grad f32 out 1",
     Input((1024, 4096), axis=0): "",
     Input((32000, 128), axis=0): "softmax f32 out 1",
     Input((10, 100000), axis=0): "softmax f32 out 1",
@@ -268,13 +302,14 @@ CONTENTS = {
     Input((64, 1000), spread=30): "softmax f32 out 1, softmax_grad f32 out 1, log_softmax_grad f32 out 1",
     Input((64, 1000), spread=40): "",
     Input((64, 1000), spread=100): "",
+    Input((4096, 1024), spread=30): "cross_entropy_with_grad f32 out 1",
 }
 
 # Several axes at once, and one that has others on both sides.
 AXES = {
     Input((64, 128, 128), axis=(1, 2)): "softmax f32 out 1",
     Input((64, 128, 128), axis=(0, 2)): "",
-    Input((1024, 1024), axis=None): "logsumexp f32 new 1",
+    Input((1024, 1024), axis=None): "logsumexp f32 new 1, logsumexp_grad f32 out 1",
     Input((1000, 100, 3), axis=1): "softmax f32 out 1",
 }
 
@@ -288,6 +323,13 @@ MASKED = {
     Input((1024, 1024), axis=0, mask="shared"): "",
     Input((64, 1000), temperature=0.7): "softmax f32 out 1",
     Input((1024, 1024), axis=0, temperature=0.7): "",
+}
+
+# Losses in which every class counts, or not all count the same.
+LOSS_INPUTS = {
+    Input((1024, 1024), loss="smoothing"): "cross_entropy_with_grad f32 out 1",
+    Input((1024, 1024), loss="weight"): "cross_entropy_with_grad f32 out 1",
+    Input((1024, 1024), axis=0, loss="smoothing"): "",
 }
 
 # Inputs that stand for the others in every layout and dtype.
@@ -305,7 +347,7 @@ QUICK_LAYOUTS = {
 QUICK_OTHER_DTYPES = {
     Input((64, 1000)): "softmax i32 new 1",
     Input((1024, 1024)): "softmax f16 out 1, softmax bf16 out 1, logsumexp bf16 new 1,"
-    " softmax_grad bf16 out 1, log_softmax_grad bf16 out 1",
+    " softmax_grad bf16 out 1, log_softmax_grad bf16 out 1, cross_entropy_with_grad bf16 out 1",
     Input((1024, 1024), axis=0): "softmax f16 out 1",
 }
 
@@ -322,7 +364,8 @@ def layouts():
 
 def inputs():
     """(input, dtypes, quick cases)"""
-    for given, quick in [*SHAPES.items(), *CONTENTS.items(), *AXES.items(), *MASKED.items(), *layouts()]:
+    lists = (SHAPES, CONTENTS, AXES, MASKED, LOSS_INPUTS)
+    for given, quick in [*(item for one in lists for item in one.items()), *layouts()]:
         yield given, DTYPES, quick
     for given in [*TYPICAL, Input((128, 32000)), Input((32000, 128), axis=0)]:
         yield given, OTHER_DTYPES, QUICK_OTHER_DTYPES.get(given, "")
@@ -332,7 +375,7 @@ def inputs():
 def all_cases():
     cases = [
         made(given, op, dtypes[dtype], OUTPUTS[output], threads, f"{op} {dtype} {output} {threads}" in marks(quick))
-        for op in _core.ops()
+        for op in OPS
         for threads in THREADS
         for given, dtypes, quick in inputs()
         for dtype in dtypes

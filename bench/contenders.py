@@ -3,8 +3,9 @@
 A maker takes a case, its inputs and the number of threads, and returns a call without arguments that gives the result,
 or None where the library has nothing of the kind. What a library only points at is an attribute of the call, so that it
 lives as long. What a library has no parameter for (a mask, a temperature, a dtype) is written as its users write it; a
-gradient takes its temperature off the first input, in which it is linear. To measure a new operation, add a maker to
-`ops` of each contender that has it.
+gradient takes its temperature off the first input, in which it is linear. A loss is that of each row, or its gradient
+comes with the sum of all, so that each row's is its own; the mean takes as long. To measure a new operation, add a
+maker to `ops` of each contender that has it.
 """
 
 import functools
@@ -20,7 +21,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from bench.cases import GRADIENTS, REDUCTIONS
+from bench.cases import GRADIENTS, LOSSES, OPS, REDUCTIONS
 
 OURS = "fastsoftmax"
 HALVES = ("float16", "bfloat16")
@@ -70,7 +71,8 @@ def one_axis(maker):
         if case.layout != "C" or case.mask or case.axes != tuple(range(kept, len(case.shape))):
             return None
         flat = replace(case, shape=(*case.shape[:kept], case.joined), axis=-1)
-        call = maker(flat, [x.reshape(flat.shape) for x in inputs], threads)
+        shapes = {case.shape: flat.shape, case.rows_shape: flat.rows_shape}
+        call = maker(flat, [x.reshape(shapes[x.shape]) for x in inputs], threads)
         return call and (lambda: call().reshape(case.result_shape))
 
     return make
@@ -95,7 +97,12 @@ def fastsoftmax_call(case, inputs, threads):
         options["where"] = case.where()
     if case.temperature != 1:
         options["temperature"] = case.temperature
-    return functools.partial(getattr(fs, case.op), *inputs, case.axis, **options)
+    if case.op == "cross_entropy":
+        options["reduction"] = "none"
+    call = functools.partial(getattr(fs, case.op), *inputs, case.axis, **options, **case.loss_options())
+    if case.op == "cross_entropy_with_grad":
+        return lambda: call(reduction="sum")[1]
+    return call
 
 
 # ---- SciPy: has neither out= nor threads, nor gradients: those are NumPy's. Its 16-bit arithmetic is slower than a
@@ -121,6 +128,28 @@ def scipy_formula(case, *others):
         logp = others[0].astype(grad.dtype, copy=False)
         return grad - np.exp(logp) * grad.sum(axis, keepdims=True)
 
+    def logsumexp_grad(grad):
+        return np.expand_dims(grad, case.axes) * special.softmax(others[0].astype(grad.dtype, copy=False), axis)
+
+    if case.op in LOSSES:
+        named = np.expand_dims(others[0], axis)
+        smoothing, weight = case.loss_options().get("label_smoothing", 0), case.loss_options().get("weight")
+
+    def losses(logs):
+        value = (smoothing - 1) * np.take_along_axis(logs, named, axis)
+        if smoothing:
+            value -= smoothing / case.joined * logs.sum(axis, keepdims=True)
+        return np.squeeze(value if weight is None else value * weight[named], axis)
+
+    def cross_entropy_with_grad(x):
+        logs = special.log_softmax(x, axis)
+        losses(logs).sum()
+        grad = np.exp(logs, out=logs)
+        np.put_along_axis(grad, named, np.take_along_axis(grad, named, axis) - (1 - smoothing), axis)
+        if smoothing:
+            grad -= smoothing / case.joined
+        return grad if weight is None else np.multiply(grad, weight[named], out=grad)
+
     return {
         "softmax": lambda x: special.softmax(x, axis),
         "log_softmax": lambda x: special.log_softmax(x, axis),
@@ -129,6 +158,9 @@ def scipy_formula(case, *others):
         "softmax_entropy": softmax_entropy,
         "softmax_grad": softmax_grad,
         "log_softmax_grad": log_softmax_grad,
+        "logsumexp_grad": logsumexp_grad,
+        "cross_entropy": lambda x: losses(special.log_softmax(x, axis)),
+        "cross_entropy_with_grad": cross_entropy_with_grad,
     }[case.op]
 
 
@@ -194,6 +226,7 @@ def torch_formula(case, *others):
         "softmax_entropy": softmax_entropy,
         "softmax_grad": lambda x: torch._softmax_backward_data(x, *others, axis, x.dtype, grad_input=y),
         "log_softmax_grad": lambda x: torch._log_softmax_backward_data(x, *others, axis, x.dtype, out=y),
+        "logsumexp_grad": lambda grad: torch.softmax(*others, axis, out=y).mul_(grad.unsqueeze(axis)),
     }[case.op]
 
 
@@ -211,6 +244,32 @@ def torch_call(case, inputs, threads):
         left_out is not None and (lambda x: x.masked_fill(left_out, -math.inf)),
         torch_formula(case, *others),
     )
+
+
+def torch_loss(case, inputs, threads):
+    """Forward and, with autograd, backward, which has no out=."""
+    import torch
+
+    if case.layout in ("reversed", "swapped"):
+        return None
+    x, target = map(torch_tensor, inputs)
+    options = case.loss_options()
+    if "weight" in options:
+        options["weight"] = torch_tensor(options["weight"])
+
+    def loss(x, reduction):
+        classes_second = x.movedim(case.axis, 1)
+        return torch.nn.functional.cross_entropy(classes_second, target, reduction=reduction, **options)
+
+    def loss_and_gradient():
+        with torch.enable_grad():
+            value = loss(x, "sum")
+        return torch.autograd.grad(value, x)[0]
+
+    if case.op == "cross_entropy":
+        return functools.partial(loss, x, "none")
+    x.requires_grad_()
+    return loss_and_gradient
 
 
 # ---- onnxruntime: run() for a new output, io_binding for an existing one. Takes contiguous arrays only, and has no
@@ -313,6 +372,9 @@ def jax_compiled(op, axis, temperature, dtype, masked):
     def log_softmax_grad(grad, logp, axis, where):
         return grad - jnp.exp(logp) * grad.sum(axis, keepdims=True)
 
+    def logsumexp_grad(grad, x, axis, where):
+        return (grad if axis is None else jnp.expand_dims(grad, axis)) * jax.nn.softmax(x, axis)
+
     function = {
         "softmax": jax.nn.softmax,
         "log_softmax": jax.nn.log_softmax,
@@ -321,6 +383,7 @@ def jax_compiled(op, axis, temperature, dtype, masked):
         "softmax_entropy": softmax_entropy,
         "softmax_grad": softmax_grad,
         "log_softmax_grad": log_softmax_grad,
+        "logsumexp_grad": logsumexp_grad,
     }[op]
     # 16-bit reductions are faster as they are, 16-bit softmax as float32, and then also more accurate.
     half = dtype.itemsize == 2
@@ -343,6 +406,31 @@ def jax_call(case, inputs, threads):
     arrays = jax.device_put(inputs)
     where = jax.device_put(case.where()) if case.mask else None
     return function and (lambda: function(arrays, where).block_until_ready())
+
+
+def jax_loss(case, inputs, threads):
+    import jax
+    import jax.numpy as jnp
+
+    if case.layout != "C":
+        return None
+    axis, options = case.axis, case.loss_options()
+    smoothing, weight = options.get("label_smoothing", 0), jax.device_put(options.get("weight"))
+
+    def losses(x, target):
+        named = jnp.expand_dims(target, axis)
+        logs = jax.nn.log_softmax(x.astype(jnp.float32) if case.result_dtype.itemsize == 2 else x, axis)
+        value = (smoothing - 1) * jnp.take_along_axis(logs, named, axis).squeeze(axis)
+        if smoothing:
+            value -= smoothing / case.joined * logs.sum(axis)
+        return value if weight is None else value * weight[target]
+
+    x, target = jax.device_put(inputs)
+    if case.op == "cross_entropy":
+        function = jax.jit(losses)
+        return lambda: function(x, target).block_until_ready()
+    both = jax.jit(jax.value_and_grad(lambda x, target: losses(x, target).sum()))
+    return lambda: jax.block_until_ready(both(x, target))[1]
 
 
 # ---- numba: the three loops that one writes down, rows or columns. Only several threads take the parallel form.
@@ -478,10 +566,10 @@ def openvino_call(case, inputs, threads):
     return new
 
 
-OPS = ("softmax", "log_softmax", *REDUCTIONS, *GRADIENTS)
 TORCH = {
-    **dict.fromkeys(("softmax", "log_softmax", "softmax_entropy", *GRADIENTS), one_axis(torch_call)),
+    **dict.fromkeys(OPS, one_axis(torch_call)),
     **dict.fromkeys(("logsumexp", "logmeanexp"), torch_call),
+    **dict.fromkeys(LOSSES, torch_loss),
 }
 ONNXRUNTIME = {
     **dict.fromkeys(("softmax", "log_softmax"), one_axis(onnxruntime_call)),
@@ -493,7 +581,7 @@ CONTENDERS = [
     Contender("scipy", ("scipy",), dict.fromkeys(OPS, scipy_call)),
     Contender("torch", ("torch",), TORCH, torch_setup, torch_to_numpy),
     Contender("onnxruntime", ("onnxruntime", "onnx"), ONNXRUNTIME),
-    Contender("jax", ("jax",), dict.fromkeys(OPS, jax_call), jax_setup),
+    Contender("jax", ("jax",), dict.fromkeys(OPS, jax_call) | dict.fromkeys(LOSSES, jax_loss), jax_setup),
     Contender("numba", ("numba",), {"softmax": one_axis(numba_softmax)}, numba_setup),
     Contender("openvino", ("openvino",), dict.fromkeys(("softmax", "log_softmax"), one_axis(openvino_call))),
 ]

@@ -13,11 +13,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from bench.cases import REDUCTIONS
+from bench.cases import LOSSES, REDUCTIONS
 from bench.contenders import HALVES
 from bench.quiet import seconds_of
-from fastsoftmax import _core
-from tests.reference import LARGEST_TERMS, ORACLES, as_long
+from tests import reference
+from tests.reference import as_long, exact_cross_entropy_grad
 
 ORACLE_ELEMENTS = 100_000  # the oracle takes about 0.2 us an element
 
@@ -32,6 +32,14 @@ GAUGE_SECONDS = 0.01  # how long a turn waits for the cores to be at their best
 
 # ---- error
 
+ORACLES = {**reference.ORACLES, "cross_entropy_with_grad": exact_cross_entropy_grad}
+LARGEST_TERMS = {
+    **reference.LARGEST_TERMS,
+    "cross_entropy_with_grad": lambda *inputs, **options: (
+        reference.Losses(*inputs, **options).largest_term_of_gradient()
+    ),
+}
+
 
 @functools.lru_cache(1)
 def oracle(case):
@@ -40,14 +48,13 @@ def oracle(case):
     slices = slice(None, None, max(1, case.elements // ORACLE_ELEMENTS))
     inputs = [case.rows(x)[slices] for x in case.inputs()]
     inputs = [x.astype(np.float32 if x.dtype.name in HALVES else x.dtype.newbyteorder("=")) for x in inputs]
-    options = {}
+    options = {**case.loss_options(), "reduction": "none"} if case.op in LOSSES else {}
     if case.mask:
         options["where"] = case.rows(np.broadcast_to(case.where(), case.shape))[slices]
     if case.temperature != 1:
         options["temperature"] = case.temperature
     exact = as_long(ORACLES[case.op](*inputs, -1, **options))
-    _, kind = _core.ops()[case.op]
-    unit = exact if kind == "relative" else as_long(LARGEST_TERMS[case.op](*inputs, -1, **options))
+    unit = as_long(LARGEST_TERMS[case.op](*inputs, -1, **options)) if case.op in LARGEST_TERMS else exact
     if case.op in REDUCTIONS:
         return slices, exact, unit
     columns = slice(None, None, -(-case.joined // ORACLE_ELEMENTS))
@@ -84,7 +91,7 @@ def fault(case, result):
         return "wrong result: infinite or NaN where the exact one is not, or the other way round"
     finite = np.isfinite(exact)
     # Probabilities, and what is in proportion to them, by the largest of their row, the others by themselves.
-    proportional = case.op in ("softmax", "softmax_grad")
+    proportional = case.op in ("softmax", "softmax_grad", "logsumexp_grad", "cross_entropy_with_grad")
     scale = np.abs(unit).max(axis=-1, keepdims=True) if proportional else np.maximum(np.abs(exact), 1)
     error = float((np.abs(got[finite] - exact[finite]) / np.broadcast_to(scale, exact.shape)[finite]).max())
     tolerated = max(0.01, 16 * float(ml_dtypes.finfo(result.dtype).eps))

@@ -11,12 +11,14 @@ marks a peer that is faster than we are. "~" marks a ratio that is not to be tru
 {percent:.0f} %, other processes took more than {tolerated:.0f} % of a core, or the cores were slowed from outside.
 limit: the slower of the best plain copy of as many bytes and the arithmetic of our own kernels in L1, as a share of our
 time: 100 % is as fast as can be. as rows: our time, in times of ours for the same numbers as rows of an ordinary array.
-scipy and jax have no out=: theirs is a new output. Of a gradient, the copy also reads the second input, and scipy is
-the formula in NumPy. Blank: no such thing there."""
+scipy and jax have no out=, nor has torch of a loss: theirs is a new output. Of a gradient, the copy also reads the
+second input if that is as large, and scipy is the formula in NumPy. A loss is that of each row, or with a gradient the
+sum over all, of torch by autograd; what class weights or label smoothing add is in no limit. Blank: no such thing
+there."""
 
 ERRORS = """\
-Largest error of a normal result, in ULP of the exact value (logsumexp, logmeanexp, gradients: of the largest of the
-terms that the result is the sum of)"""
+Largest error of a normal result, in ULP of the exact value (logsumexp, logmeanexp, losses, gradients: of the
+largest of the terms that the result is the sum of)"""
 MEMORY = """\
 Memory of a call at its peak, beyond its input and its output: of fastsoftmax in KB a thread, what is kept for the next
 call included (the larger of one thread and all); of the softmax of others in sizes of the input"""

@@ -16,14 +16,27 @@ import fastsoftmax as fs
 from bench import cases as bench_cases
 from bench import contenders, measure, plots, report, statistics, tables
 from bench.__main__ import main
-from bench.cases import GRADIENTS, LACKS, LAYOUTS, MASKS, OTHER_DTYPES, Case, all_cases, memory_cases, quick_cases
-from bench.contenders import CONTENDERS, OURS, Contender
+from bench.cases import (
+    GRADIENTS,
+    LACKS,
+    LAYOUTS,
+    LOSS_OPTIONS,
+    LOSSES,
+    MASKS,
+    OPS,
+    OTHER_DTYPES,
+    REDUCTIONS,
+    Case,
+    all_cases,
+    memory_cases,
+    quick_cases,
+)
+from bench.contenders import CONTENDERS, HALVES, OURS, Contender
 from bench.measure import ORACLES, fault, max_ulp, sitting_seconds
 from bench.memory import KEPT, OwnMemory, can_be_told, peak_memory
 from bench.quiet import Gauge
 from bench.worker import Service, Worker
 from bench.yardsticks import AS_ROWS, YARDSTICKS, native, pointer
-from fastsoftmax import _core
 from tools import readme_tables
 
 OUR_MAKERS = next(contender.ops for contender in CONTENDERS if contender.name == OURS)
@@ -42,10 +55,11 @@ FIRST_AXIS = [(1000, 64), (1024, 1024), (32000, 128), (1024, 4096), (10, 100000)
 # ---- the list
 
 
-@pytest.mark.parametrize("op", _core.ops())
+@pytest.mark.parametrize("op", OPS)
 def test_every_op_is_measured_and_has_an_oracle(op):
     lacks = LACKS.get(op, ())
-    dtypes = [dtype for dtype in DTYPES if not ("integers" in lacks and dtype == "int32")]
+    lacking = (["int32"] if "integers" in lacks else []) + (list(HALVES) if "halves" in lacks else [])
+    dtypes = [dtype for dtype in DTYPES if dtype not in lacking]
     outs = (False,) if "out" in lacks else (False, True)
     assert {(case.dtype, case.out, case.threads) for case in all_cases() if case.op == op} == {
         (dtype, out, threads) for dtype in dtypes for out in outs for threads in ("1", "all")
@@ -57,10 +71,10 @@ def test_every_op_is_measured_and_has_an_oracle(op):
         case = Case((5, 7), op=op, out=out)
         result = OUR_MAKERS[op](case, case.inputs(), 1)()
         assert fault(case, result) is None
-        assert max_ulp(case, result) <= _core.ops()[op][0]
+        assert max_ulp(case, result) <= OPS[op][0]
 
 
-@pytest.mark.parametrize("op", _core.ops())
+@pytest.mark.parametrize("op", OPS)
 def test_what_an_op_lacks_is_known(op):
     parameters = inspect.signature(getattr(fs, op)).parameters
     optional = {"out", "where", "temperature"}
@@ -83,7 +97,7 @@ def test_every_shape_is_there():
 
 def test_quick_cases_are_marked_ones_of_the_list():
     assert set(quick_cases()) < set(all_cases())
-    for key in ("op", "dtype", "out", "threads", "layout", "mask", "temperature"):
+    for key in ("op", "dtype", "out", "threads", "layout", "mask", "temperature", "loss"):
         assert {getattr(case, key) for case in quick_cases()} == {getattr(case, key) for case in all_cases()}
     assert {0, -1, 1, None, (1, 2)} <= {case.axis for case in quick_cases()}
 
@@ -139,6 +153,16 @@ def test_gradients_are_given_what_came_back_and_the_forward_result(op, dtype):
         np.testing.assert_allclose(saved.astype(float), forward.astype(float), rtol=8 * eps + 1e-13, atol=tiny + 1e-13)
 
 
+@pytest.mark.parametrize("op", ["logsumexp_grad", *LOSSES])
+def test_what_has_one_for_each_row_is_given(op):
+    for axis, shape in ((0, (7, 8)), (1, (6, 8)), (-1, (6, 7))):
+        inputs = Case((6, 7, 8), axis, op=op, layout="F").inputs()
+        assert sorted(x.shape for x in inputs) == sorted([shape, (6, 7, 8)])
+        if op in LOSSES:
+            target = Case((6, 7, 8), axis, op=op).inputs()[1]
+            assert 0 <= target.min() <= target.max() < (6, 7, 8)[axis]
+
+
 def test_masks():
     assert Case((2, 4), mask="causal").where().tolist() == [[True] * 3 + [False], [True] * 4]
     assert Case((40, 50), mask="shared").where().shape == (1, 50)
@@ -158,6 +182,7 @@ def each_kind(op):
     kinds += [{"mask": mask, "axis": axis} for mask in MASKS if mask for axis in (-1, 0)]
     kinds += [{"temperature": 0.7}, {"axis": 0}, {"axis": None}, {"layout": "swapped", "axis": 0}]
     kinds += [{"shape": (5, 6, 7), "axis": axis} for axis in ((1, 2), (0, 2), 1)]
+    kinds += [{"loss": loss, "axis": axis} for loss in LOSS_OPTIONS if loss for axis in (-1, 0)]
     cases = [Case(**{"shape": (12, 20), "op": op, **kind}, out=out) for kind in kinds for out in (False, True)]
     return [case for case in cases if case.exists]
 
@@ -205,14 +230,14 @@ def worker():
     started.close()
 
 
-@pytest.mark.parametrize("op", _core.ops())
+@pytest.mark.parametrize("op", OPS)
 def test_every_contender_computes_the_same(worker, op):
     names = [contender.name for contender in contenders.installed()]
     for case in each_kind(op):
         errors = worker.ask("errors", case)
         assert worker.ask("failed") == {}
         assert set(errors) == {name for name in names if can(name, case)}, case.name
-        assert errors[OURS] <= _core.ops()[op][0], case.name
+        assert errors[OURS] <= OPS[op][0], case.name
         # The others are not ours to test, but what they compute is: this is far below any other function of the input.
         limit = {"float16": 32, "bfloat16": 32}.get(case.dtype, 2000)
         assert all(error < limit for error in errors.values()), (case.name, errors)
@@ -226,6 +251,9 @@ ANOTHER = {  # of the same shape
     "softmax_entropy": "logmeanexp",
     "softmax_grad": "log_softmax_grad",
     "log_softmax_grad": "softmax_grad",
+    "logsumexp_grad": "softmax",
+    "cross_entropy": "logsumexp",
+    "cross_entropy_with_grad": "softmax",
 }
 WRONG = {
     "another axis": lambda case: replace(case, axis=0),
@@ -233,6 +261,7 @@ WRONG = {
     "another mask": lambda case: replace(case, mask="causal"),
     "no temperature": lambda case: replace(case, temperature=1),
     "the inverse temperature": lambda case: replace(case, temperature=1 / case.temperature),
+    "another loss": lambda case: replace(case, loss=""),
     "another dtype": lambda case: replace(case, dtype="float64"),
     "other numbers": lambda case: replace(case, spread=4.5),
     "another function": lambda case: replace(case, op=ANOTHER[case.op]),
@@ -241,8 +270,9 @@ WRONG = {
 
 def each_wrong():
     """Cases that have all there is, and what may be taken for each."""
-    for op in _core.ops():
-        given = [Case((30, 30), op=op, mask=mask, temperature=t) for mask in ("random", "") for t in (0.7, 1)]
+    for op in OPS:
+        kinds = itertools.product(("random", ""), (0.7, 1), ("smoothing", ""))
+        given = [Case((30, 30), op=op, mask=mask, temperature=t, loss=loss) for mask, t, loss in kinds]
         case = next(case for case in given if case.exists)
         for name, change in WRONG.items():
             other = change(case)
@@ -333,13 +363,15 @@ def test_yardsticks_work():
     if native() is None:
         pytest.skip("no C compiler")
     small, large = Case((7, 9)), Case((300, 500), dtype="float64", out=True)
-    gradients = [replace(case, op=op) for case in (small, large) for op in GRADIENTS]
-    halves, reduction = replace(small, axis=0, dtype="float16"), replace(small, op="logsumexp", mask="random")
-    for case in (small, large, halves, reduction, *gradients):
-        reduces = case.op == "logsumexp"
+    others = [*GRADIENTS, "logsumexp_grad", "cross_entropy_with_grad"]
+    others = [replace(case, op=op) for case in (small, large) for op in others]
+    halves, smooth = replace(small, axis=0, dtype="float16"), replace(small, op=LOSSES[1], loss="smoothing")
+    reductions = [replace(small, op="logsumexp", mask="random"), replace(small, op="cross_entropy")]
+    for case in (small, large, halves, smooth, *reductions, *others):
         lacking = {"np.exp"} if case.elements > 10000 else set()
         lacking |= {AS_ROWS} if case.axis == -1 else set()
-        lacking |= {"np.copyto", "copy", "streaming copy", "floor"} if reduces else set()
+        lacking |= {"np.copyto"} if case.op in REDUCTIONS else set()
+        lacking |= {"copy", "streaming copy", "floor"} if case.op in REDUCTIONS or case.loss else set()
         for threads in (1, 2):
             calls = {name: maker(case, case.inputs(), threads) for name, maker in YARDSTICKS.items()}
             assert {name for name, call in calls.items() if call is None} == lacking
@@ -355,7 +387,7 @@ def test_yardsticks_work():
         assert not y[offset + x.size :].any()
 
 
-@pytest.mark.parametrize("op", _core.ops())
+@pytest.mark.parametrize("op", OPS)
 def test_the_yardstick_of_a_layout_is_the_same_work(op):
     for case in each_kind(op):
         call = YARDSTICKS[AS_ROWS](case, case.inputs(), 1)
@@ -375,7 +407,7 @@ class Hungry(OwnMemory):
 
     def __init__(self, threads):
         super().__init__(threads)
-        self.makers = dict.fromkeys(_core.ops(), self.make)
+        self.makers = dict.fromkeys(OPS, self.make)
         self.kept = []
 
     def make(self, case, inputs, threads):
@@ -402,12 +434,12 @@ def test_memory_of_our_calls():
     told = hungry.ask("memory", case)
     hungry.close()
     assert told["log_softmax"] == {"1": None}
-    assert all(290 << 10 < told[op]["1"] < 330 << 10 for op in _core.ops() if op != "log_softmax")
+    assert all(290 << 10 < told[op]["1"] < 330 << 10 for op in OPS if op != "log_softmax")
 
     ours = Worker(OwnMemory, 2, environment=KEPT)
     told = ours.ask("memory", replace(case, temperature=0.7))
     ours.close()
-    assert set(told) == {op for op in _core.ops() if "temperature" not in LACKS.get(op, ())}
+    assert set(told) == {op for op in OPS if "temperature" not in LACKS.get(op, ())}
     assert all(isinstance(count, int) for counts in told.values() for count in (counts["1"], counts["2"]))
 
 
@@ -644,4 +676,4 @@ def test_a_stale_readme_is_noticed(base):
 
 
 def test_our_function_has_its_name():
-    assert all(hasattr(fs, op) for op in _core.ops())
+    assert all(hasattr(fs, op) for op in OPS)

@@ -96,14 +96,15 @@ enum { PASSES = 20 }; /* in a unit of work */
 static void floor_units(const fsm_args *units, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     const floor_job *job = (const void *)units->operands[FSM_X].data;
     fsm_args args = job->args;
-    double y[FSM_CHUNK];
+    double y[FSM_CHUNK], loss;
     args.operands[FSM_Y].data = (char *)y;
+    args.operands[FSM_LOSS].data = (char *)&loss;
     for (ptrdiff_t i = begin; i < end; i++)
         job->kernel(&args, 0, PASSES, scratch);
 }
 
 /* Does the arithmetic of `op` for n <= FSM_CHUNK elements, of size 4 or 8, PASSES * units times. `saved`: of a
- * gradient, else NULL. */
+ * gradient, else NULL. What a row has one of is x[0], and its class the first. */
 void bench_floor(int op, int size, char *x, char *saved, ptrdiff_t n, ptrdiff_t units, int threads);
 
 void bench_floor(int op, int size, char *x, char *saved, ptrdiff_t n, ptrdiff_t units, int threads) {
@@ -112,13 +113,19 @@ void bench_floor(int op, int size, char *x, char *saved, ptrdiff_t n, ptrdiff_t 
         .kernel = BENCH_ISA.kernels[op][dtype],
         .args = {.n = n, .axes = 1, .length = {n}, .ndim = 1, .shape = {PASSES}, .temperature = 1},
     };
-    job.args.used = (saved ? FSM_SAVED : FSM_Y) + 1;
-    job.args.operands[FSM_X].data = job.args.operands[FSM_Y].data = x; /* floor_units() has its own y */
-    job.args.operands[FSM_SAVED].data = saved;
-    for (int o = 0; o < job.args.used; o++) {
-        job.args.operands[o].storage = size == 4 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
-        job.args.operands[o].step[0] = size;
+    int64_t first = 0;
+    fsm_operand *operands = job.args.operands;
+    job.args.used = FSM_OPERANDS;
+    job.args.loss = (fsm_loss){.scale = 1, .own = 1};
+    operands[FSM_X].data = operands[FSM_GRAD].data = x; /* floor_units() has its own y and loss */
+    operands[FSM_SAVED].data = saved;
+    operands[FSM_TARGET].data = (char *)&first;
+    for (int o = 0; o < FSM_OPERANDS; o++) {
+        operands[o].storage = size == 4 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
+        operands[o].step[0] = o == FSM_GRAD || o == FSM_TARGET || o == FSM_LOSS ? 0 : size;
     }
+    operands[FSM_TARGET].storage = FSM_STORAGE_i64;
+    operands[FSM_LOSS].storage = FSM_STORAGE_f64;
     fsm_args units_args = {.n = n * PASSES, .ndim = 1, .shape = {units}};
     units_args.operands[FSM_X].data = (char *)&job;
     fsm_run(floor_units, &units_args, dtype, threads);
