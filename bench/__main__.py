@@ -1,6 +1,6 @@
 """Accuracy, time and memory, side by side with every other library that is installed here.
 
-    python -m bench                        the chosen cases (--quick), less than two minutes
+    python -m bench                        the chosen cases (--quick), about three minutes
     python -m bench --full                 all of them, hours
     python -m bench --only "64, 1000"      those with that in their name
     python -m bench compare A.json B.json  what became slower or faster from A to B

@@ -91,7 +91,7 @@ def fault(case, result):
         return "wrong result: infinite or NaN where the exact one is not, or the other way round"
     finite = np.isfinite(exact)
     # Probabilities, and what is in proportion to them, by the largest of their row, the others by themselves.
-    proportional = case.op in ("softmax", "softmax_grad", "logsumexp_grad", "cross_entropy_with_grad")
+    proportional = case.op in ("softmax", "softmax_grad", "logsumexp_grad")
     scale = np.abs(unit).max(axis=-1, keepdims=True) if proportional else np.maximum(np.abs(exact), 1)
     error = float((np.abs(got[finite] - exact[finite]) / np.broadcast_to(scale, exact.shape)[finite]).max())
     tolerated = max(0.01, 16 * float(ml_dtypes.finfo(result.dtype).eps))
