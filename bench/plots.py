@@ -36,8 +36,8 @@ def plot_ratios(report, path):
     values = np.array([[case["ratios"].get(name, {}).get("median", np.nan) for name in names] for case in cases])
 
     height = 0.235 * len(cases) + 2.3
-    figure, axes = plt.subplots(figsize=(6.2 + 0.95 * len(names), height))
-    figure.subplots_adjust(left=0.36, right=0.98, top=1 - 1.15 / height, bottom=1.15 / height)
+    figure, axes = plt.subplots(figsize=(7.0 + 0.95 * len(names), height))
+    figure.subplots_adjust(left=0.4, right=0.98, top=1 - 1.15 / height, bottom=1.15 / height)
     image = axes.imshow(values, cmap=COLOURS, norm=LogNorm(1 / WIDEST, WIDEST), aspect="auto")
     for row, case in enumerate(cases):
         for column, name in enumerate(names):
@@ -77,7 +77,7 @@ def plot_ratios(report, path):
         va="center",
     )
     ticks = [1 / 16, 1 / 4, 1 / 2, 1, 2, 4, 16]
-    place = figure.add_axes((0.36, 0.75 / height, 0.62, 0.14 / height))
+    place = figure.add_axes((0.4, 0.75 / height, 0.58, 0.14 / height))
     bar = figure.colorbar(image, cax=place, orientation="horizontal", ticks=ticks)
     bar.ax.set_xticklabels(["≤ 1/16", "1/4", "1/2", "1", "2", "4", "≥ 16 x"], fontsize=7)
     bar.ax.minorticks_off()
