@@ -1,6 +1,5 @@
 """Every argument rule, one function a rule. Errors are raised here only, before anything is written."""
 
-import functools
 import math
 import operator
 from typing import Any
@@ -8,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsoftmax._core import MAX_THREADS, count_labels, storage_of
+from fastsoftmax._core import MAX_THREADS, count_labels, is_float, storage_of
 
 _TAKE_WHERE = ("softmax", "log_softmax", "logsumexp", "logmeanexp", "softmax_entropy")
-_FLOATS = ("float16", "bfloat16", "float32", "float64", np.dtype(np.longdouble).name)
 
 
 def array(function: str, parameter: str, value: Any) -> NDArray[Any]:
@@ -57,12 +55,6 @@ def axes(value: Any, ndim: int) -> tuple[int, ...]:
             raise ValueError(f"repeated axis: {value} names axis {index % count} of {ndim} dimensions more than once.")
         indices.append(index % count)
     return tuple(sorted(indices)) if ndim else ()
-
-
-@functools.cache
-def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether a result may have this dtype."""
-    return dtype.name in _FLOATS
 
 
 def result_dtype(given: np.dtype[Any], wanted: Any) -> np.dtype[Any]:

@@ -269,7 +269,8 @@ cdef bint is_plain(x, axis_of_x, int *axis):
 def compute(
     int op, int compute_dtype, x, axes, y, int threads, *, mask=None, weights=None, sign=None, saved=None, grad=None,
     target=None, class_weight=None, losses=None, double temperature=1.0, bint zero_if_all_neg_inf=False,
-    double flush_below=0.0, double divisor=1.0, double smoothing=0.0, double z=0.0, double z_divisor=1.0, double softcap=0.0,
+    double flush_below=0.0, double divisor=1.0, double smoothing=0.0, double z=0.0, double z_divisor=1.0,
+    double softcap=0.0,
     ignore_index=None,
 ):
     """Operation number `op` on x along `axes`, a tuple of different numbers from 0 on, into y.
@@ -330,8 +331,8 @@ cdef int run(fsm_kernel *kernel, int dtype, const fsm_args *args, ptrdiff_t size
 
 
 def count_labels(target, ptrdiff_t classes, ignored):
-    """How many of the integers in `target` are not `ignored`, an int or None; and the position, in C order, of the first
-    of them that is not from 0 to classes - 1, or -1."""
+    """How many of the integers in `target` are not `ignored`, an int or None; and the position, in C order, of the
+    first of them that is not from 0 to classes - 1, or -1."""
     cdef cnp.ndarray a = np.asarray(target, order="C")
     cdef fsm_operand integers
     cdef int64_t labels[FSM_MOST_INTEGERS]
@@ -388,6 +389,11 @@ def storage_of(dtype):
         if storage >= 0:
             _SUPPORTED[dtype] = storage
     return storage
+
+
+def is_float(dtype):
+    """Whether a result may have this dtype."""
+    return 0 <= storage_of(dtype) < FSM_STORAGE_boolean
 
 
 def overlaps(cnp.ndarray a, cnp.ndarray b):

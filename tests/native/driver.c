@@ -112,7 +112,7 @@ static void read_operand(fsm_args *args, int which, size_t bytes) {
 
 static void read_extra(fsm_args *args, const char *name, int floats, ptrdiff_t inner) {
     fsm_loss *loss = &args->loss;
-    if (sscanf(name, "loss=%lf,%lf,%lf,%lf", &loss->own, &loss->uniform, &loss->z, &loss->softcap) == 4)
+    if (sscanf(name, "loss=%lf,%lf,%lf", &loss->smoothing, &loss->z, &loss->softcap) == 3)
         return;
     size_t i = 0;
     while (i < sizeof extras / sizeof *extras && strcmp(extras[i].name, name) != 0)
@@ -148,7 +148,7 @@ static int run(char **argv, int count) {
     const bool loses = op == FSM_OP_cross_entropy;
     fsm_args args = {.n = n, .axes = 1, .length = {n}, .ndim = 1, .shape = {outer}, .temperature = 1};
     args.columns = inner > 1 ? inner : 0;
-    args.loss = (fsm_loss){.scale = 1, .own = 1, .ignore_index = -1};
+    args.loss = (fsm_loss){.divisor = 1, .z_divisor = 1, .ignore_index = -1};
     read_operand(&args, FSM_X, place(&args, FSM_X, floats, inner, true, true));
     for (int i = 6; i < count; i++)
         read_extra(&args, argv[i], floats, inner);
