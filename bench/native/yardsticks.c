@@ -116,7 +116,7 @@ void bench_floor(int op, int size, char *x, char *saved, ptrdiff_t n, ptrdiff_t 
     int64_t first = 0;
     fsm_operand *operands = job.args.operands;
     job.args.used = FSM_OPERANDS;
-    job.args.loss = (fsm_loss){.scale = 1, .own = 1};
+    job.args.loss = (fsm_loss){.divisor = 1, .z_divisor = 1};
     operands[FSM_X].data = operands[FSM_GRAD].data = x; /* floor_units() has its own y and loss */
     operands[FSM_SAVED].data = saved;
     operands[FSM_TARGET].data = (char *)&first;

@@ -324,8 +324,8 @@ FSM_INLINE void FN(cross_entropy_rows_body)(const FN(group) * g, const FN(share_
     FN(named) named;
     FN(c_sums) sums = {{0}, {0}, {0}};
     FN(shares) shares;
-    FN(log_sweep_rows)(g, &state, FN(SUMS));
     FN(named_of)(g, 0, &named);
+    FN(log_sweep_rows)(g, &state, kind == FN(SHARES_OF_KEPT) ? FN(KEPT) : FN(SUMS));
     for (ptrdiff_t r = 0; kind == FN(SHARES_AND_C) && r < g->rows; r++)
         FN(c_sum_row)(g, r, isfinite(state.max[r]) ? (real)state.max[r] : 0, named.index[r], &sums);
     FN(cross_entropy_finish)(g, 0, &state, &named, &sums, &shares, kind == FN(SHARES_AND_C));
@@ -363,6 +363,8 @@ static void FN(cross_entropy_rows)(const FN(group) * g) {
             FN(cross_entropy_ignored)(&part);
         } else if (FN(has_c)(args)) {
             FN(cross_entropy_rows_body)(&part, FN(SHARES_AND_C));
+        } else if (FN(can_keep)(g)) {
+            FN(cross_entropy_rows_body)(&part, FN(SHARES_OF_KEPT));
         } else {
             FN(cross_entropy_rows_body)(&part, FN(SHARES));
         }

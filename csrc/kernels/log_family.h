@@ -26,8 +26,9 @@ typedef struct {
     bool careful[LANES]; /* in some chunk: a subnormal x, a shift, a temperature; the same for all columns of a tile */
 } FN(log_state);
 
-/* What is summed: the exponentials, these times the weights of the elements, or these and the distances. */
-typedef enum { FN(SUMS), FN(WEIGHTED), FN(DISTANCES) } FN(log_kind);
+/* What is summed: the exponentials, these times the weights of the elements, or these and the distances. KEPT: the
+ * exponentials of rows of one chunk also stay, where y will be: in it if it lies ready, or else in the scratch. */
+typedef enum { FN(SUMS), FN(KEPT), FN(WEIGHTED), FN(DISTANCES) } FN(log_kind);
 
 /* log1p(T/e): what the others add to the maximum. */
 FSM_OUTLINE_ void FN(log_tails)(const FN(log_state) * s, int count, double *tails) {

@@ -132,10 +132,10 @@ FSM_INLINE void FN(log_chunk)(const FN(group) * g, ptrdiff_t r, FN(log_state) * 
         others = FN(sum_row)(spare, NULL, n, index, &e, &frame, FN(GIVEN));
         FN(distances)(x, spare, n, vec_set1(finite_max), beta.hi);
         distance = FN(sum_row)(x, NULL, n, -1, NULL, &frame, FN(GIVEN));
-    } else if (careful) {
-        others = FN(sum_row)(x, NULL, n, index, &e, &frame, FN(CAREFUL));
     } else {
-        others = FN(sum_row_body)(x, NULL, n, index, &e, frame, FN(PLAIN));
+        real *kept = kind != FN(KEPT) ? NULL : g->y_ready ? FN(in_place)(g, FSM_Y, r, 0) : FN(in_scratch)(g, r, 0);
+        others = careful ? FN(sum_row)(x, kept, n, index, &e, &frame, FN(CAREFUL))
+                         : FN(sum_row_body)(x, kept, n, index, &e, frame, FN(PLAIN));
     }
     s->max[r] = max;
     s->e[r] = e;
@@ -364,7 +364,7 @@ FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles,
 FSM_INLINE void FN(log_sweep_rows_body)(const FN(group) * g, FN(log_state) * state, FN(log_kind) kind) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n;
-    const bool ready = g->x_ready && kind == FN(SUMS);
+    const bool ready = g->x_ready && (kind == FN(SUMS) || kind == FN(KEPT));
     if (g->held && !ready)
         FN(load_group)(g, 0, n);
     for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
@@ -408,6 +408,8 @@ FSM_INLINE void FN(log_sweep_columns_body)(const FN(group) * g, FN(log_state) * 
 FSM_OUTLINE_ void FN(log_sweep_rows)(const FN(group) * g, FN(log_state) * state, FN(log_kind) kind) {
     if (kind == FN(SUMS))
         FN(log_sweep_rows_body)(g, state, FN(SUMS));
+    else if (kind == FN(KEPT))
+        FN(log_sweep_rows_body)(g, state, FN(KEPT));
     else if (kind == FN(WEIGHTED))
         FN(log_sweep_rows_body)(g, state, FN(WEIGHTED));
     else

@@ -41,6 +41,10 @@ static void FN(logsumexp_grad_rows)(const FN(group) * g) {
         FN(state_of_lse)(g, 0, &state);
         FN(logsumexp_grad_shares)(g, 0, &state, &shares);
         FN(share_rows)(g, &state, &shares, FN(SHARES_OF_LSE));
+    } else if (FN(can_keep)(g)) {
+        FN(log_sweep_rows)(g, &state, FN(KEPT));
+        FN(logsumexp_grad_shares)(g, 0, &state, &shares);
+        FN(share_rows)(g, &state, &shares, FN(SHARES_OF_KEPT));
     } else {
         FN(log_sweep_rows)(g, &state, FN(SUMS));
         FN(logsumexp_grad_shares)(g, 0, &state, &shares);

@@ -1,12 +1,18 @@
 /* Shares: y = f*softmax(x) + c, where f is a number for each row and c, if there is one, for each element: the second
  * sweep of logsumexp_grad and cross_entropy, after the first one of the log family.
  *
- * The exponentials are computed again, in the frame of the row's maximum, so that nothing is kept and y may be x.
- * Without c, every result is a quotient whose divisor has f in it (math.h). With c both terms are taken times
- * a power of two, and integers take that off where results are subnormal, as in gradients.h. */
+ * The exponentials are computed again, in the frame of the row's maximum, and y may be x. Those of rows of one chunk
+ * are kept in y instead. Without c, every result is a quotient whose divisor has f in it (math.h). With c both terms
+ * are taken times a power of two, and integers take that off where results are subnormal, as in gradients.h. */
 
-/* f*softmax(x); the same, where no x counts as more than the maximum, which is a logarithm of a sum; and with a c. */
-typedef enum { FN(SHARES), FN(SHARES_OF_LSE), FN(SHARES_AND_C) } FN(share_kind);
+/* f*softmax(x); the same from exponentials that the first sweep has kept; where no x counts as more than the maximum,
+ * which is a logarithm of a sum; and with a c. */
+typedef enum { FN(SHARES), FN(SHARES_OF_KEPT), FN(SHARES_OF_LSE), FN(SHARES_AND_C) } FN(share_kind);
+
+/* Whether the exponentials of rows may be kept. */
+FSM_INLINE_ bool FN(can_keep)(const FN(group) * g) {
+    return g->args->n <= FSM_CHUNK && g->args->operands[FSM_Y].data && g->args->loss.softcap == 0;
+}
 
 /* Of up to LANES rows, or of the columns of a tile. */
 typedef struct {
@@ -144,7 +150,8 @@ FSM_INLINE void FN(share_blocks)(vec *a, const vec *c, const int count, const FN
     if (kind == FN(SHARES_OF_LSE))
         for (int i = 0; i < count; i++)
             a[i] = vec_select_lt(terms->max, a[i], terms->max, a[i]);
-    FN(exp_blocks)(a, count, &terms->frame, terms->careful);
+    if (kind != FN(SHARES_OF_KEPT))
+        FN(exp_blocks)(a, count, &terms->frame, terms->careful);
     FSM_UNROLL
     for (int i = 0; i < count; i++)
         a[i] = kind == FN(SHARES_AND_C)
@@ -216,8 +223,10 @@ FSM_INLINE void FN(share_rows)(const FN(group) * g, const FN(log_state) * state,
         if (!g->x_ready && !g->held)
             FN(load_group)(g, c, count);
         for (ptrdiff_t r = 0; r < g->rows; r++) {
-            const real *x = g->x_ready ? FN(in_place)(g, FSM_X, r, c) : FN(in_scratch)(g, r, c);
             real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : FN(in_scratch)(g, r, c);
+            const real *x = kind == FN(SHARES_OF_KEPT) ? y
+                            : g->x_ready               ? FN(in_place)(g, FSM_X, r, c)
+                                                       : FN(in_scratch)(g, r, c);
             const FN(share_terms) terms = FN(share_terms_of)(g, s, r, false, state->careful[r]);
             if (kind == FN(SHARES_AND_C))
                 FN(load_c)(g, r, c, count, c_room);
