@@ -289,7 +289,7 @@ static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_st
         const double distance = own * fsm_select(own == 0, 0, s->max[j] - named->x[j]);
         losses[j] = sums->distance[j] + distance + c * tails[j] + z * lse * lse;
         f[j] = scale * c + slope;
-        most[j] = scale * sums->most[j];
+        most[j] = fabs(scale) * sums->most[j];
 
         const double others = s->others[j].hi + s->others[j].lo, sum = s->e[j] + others;
         const bool is_max = named->index[j] == s->index[j];

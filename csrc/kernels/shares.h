@@ -141,7 +141,7 @@ FSM_OUTLINE_ void FN(uncap)(vec *y, const vec *x, int count, real cap) {
 }
 
 /* `count` <= 4, a constant, blocks of results, in place of x. */
-FSM_INLINE void FN(share_blocks)(vec *a, const vec *c, const int count, const FN(share_terms) * terms,
+FSM_INLINE void FN(share_blocks)(vec *a, vec *c, const int count, const FN(share_terms) * terms,
                                  const FN(share_kind) kind) {
     vec x[4];
     if (kind == FN(SHARES_OF_LSE) || terms->softcap > 0)
