@@ -54,6 +54,11 @@ FSM_INLINE_ double fsm_f64_of_bits(uint64_t bits) {
     return x;
 }
 
+/* 2^n, for n from -1022 to 1023. */
+FSM_INLINE_ double fsm_two_to(int n) {
+    return fsm_f64_of_bits((uint64_t)(1023 + n) << 52);
+}
+
 /* condition ? yes : no, in integers: for doubles GCC would make it a branch around what `no` takes to compute. */
 FSM_INLINE_ double fsm_select(bool condition, double yes, double no) {
     const uint64_t mask = UINT64_C(0) - condition;

@@ -270,8 +270,7 @@ def compute(
     int op, int compute_dtype, x, axes, y, int threads, *, mask=None, weights=None, sign=None, saved=None, grad=None,
     target=None, class_weight=None, losses=None, double temperature=1.0, bint zero_if_all_neg_inf=False,
     double flush_below=0.0, double divisor=1.0, double smoothing=0.0, double z=0.0, double z_divisor=1.0,
-    double softcap=0.0,
-    ignore_index=None,
+    double softcap=0.0, ignore_index=None,
 ):
     """Operation number `op` on x along `axes`, a tuple of different numbers from 0 on, into y.
 

@@ -1,4 +1,4 @@
-/* cross_entropy: the loss of each row, and, if there is a y, its gradient times s, args->loss.scale:
+/* cross_entropy: the loss of each row, and, if there is a y, its gradient times s, 1 / args->loss.divisor:
  *
  *   loss = sum(c*(lse - x)) + z*lse^2         dx = s*((sum(c) + 2*z*lse)*p - c)         lse = m + log1p(T/e)
  *   c = w*((1 - smoothing)*q + smoothing/classes)
@@ -11,6 +11,8 @@
  *
  * Without smoothing and probabilities c is 0 elsewhere. Otherwise a second sweep over x sums c and (m - x)*c of
  * the others. */
+
+_Static_assert(LANES <= FSM_MOST_INTEGERS, "the targets of a block are read at once");
 
 /* Whether c is not 0 for other classes too. */
 FSM_INLINE_ bool FN(has_c)(const fsm_args *args) {

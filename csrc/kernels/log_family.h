@@ -45,7 +45,7 @@ typedef struct {
 
 /* 2^d for an integer d <= 0, or 0 where that is subnormal. */
 FSM_INLINE_ double FN(power_of_two)(double d) {
-    return d < -1022 ? 0 : fsm_f64_of_bits((uint64_t)(1023 + (int)d) << 52);
+    return d < -1022 ? 0 : fsm_two_to((int)d);
 }
 
 /* The unit of `lose` in that of `win`, whose maximum is larger: 2^k or exp(shift) each. */

@@ -14,6 +14,7 @@ static void FN(state_of_lse)(const FN(group) * g, int t, FN(log_state) * s) {
     const FN(exp_frame) frame = FN(exp_frame_of)(max, shifts, g->beta);
     vec_store(k, FN(exp_frame_k)(&frame));
     vec_store(shift, shifts);
+    const bool careful = vec_any_lt(vec_set1(0), vec_abs(shifts));
     for (int j = 0; j < LANES; j++) {
         const double rest = (lse[j] - (double)shift[j]) - k[j] * FSM_LN2_HI - k[j] * FSM_LN2_LO;
         const double half = fsm_exp(-fabs(rest)), sum = rest < 0 ? half : 1 / half;
@@ -21,7 +22,7 @@ static void FN(state_of_lse)(const FN(group) * g, int t, FN(log_state) * s) {
         s->shift[j] = shift[j];
         s->others[j] = (fsm_sum){E_FACTOR * sum, 0};
         s->e[j] = 0;
-        s->careful[j] = vec_any_lt(vec_set1(0), vec_abs(shifts));
+        s->careful[j] = careful;
     }
 }
 

@@ -156,7 +156,7 @@ FSM_INLINE_ void FN(share_divisor)(fsm_sum sum, double f, real *hi, real *lo, re
     const double size = fabs(f);
     int exponent = (int)(fsm_f64_bits(size) >> 52) - 1022;
     exponent = exponent < LEAST_SHARE ? LEAST_SHARE : exponent > MOST_SHARE ? Y_POWER : exponent;
-    FN(sum_reciprocal)(sum, size * fsm_f64_of_bits((uint64_t)(1023 - exponent) << 52), hi, lo);
+    FN(sum_reciprocal)(sum, size * fsm_two_to(-exponent), hi, lo);
     const real_bits sign = f < 0, w = (real_bits)(Y_POWER - exponent), field = w << MANTISSA_BITS;
     const real_bits signed_field = field | sign << (8 * sizeof(real) - 1);
     memcpy(unit, &field, sizeof field);

@@ -52,11 +52,6 @@ static void FN(shares_of)(FN(shares) * s, const FN(log_state) * of, const double
         s->index[j] = -1;
 }
 
-/* 2^n as a double. */
-FSM_INLINE_ double FN(two_to)(int n) {
-    return fsm_f64_of_bits((uint64_t)(1023 + n) << 52);
-}
-
 /* The same with a c, which is multiplied by c_scale, and then is at most c_most in size. */
 static void FN(shares_and_c_of)(FN(shares) * s, const FN(log_state) * of, const double *f, int count, double c_scale,
                                 const double *c_most) {
@@ -70,10 +65,10 @@ static void FN(shares_and_c_of)(FN(shares) * s, const FN(log_state) * of, const 
         s->filled[j] |= s->infinite[j];
         s->infinite[j] = false;
         if (!s->filled[j])
-            FN(sum_reciprocal)(sum, f[j] * FN(two_to)(power - Y_POWER), &s->hi[j], &s->lo[j]);
-        s->c_factor[j] = (real)(c_scale * FN(two_to)(power));
-        s->reciprocal[j] = (real)FN(two_to)(-power);
-        s->least[j] = (real)(MIN_NORMAL * FN(two_to)(power));
+            FN(sum_reciprocal)(sum, f[j] * fsm_two_to(power - Y_POWER), &s->hi[j], &s->lo[j]);
+        s->c_factor[j] = (real)(c_scale * fsm_two_to(power));
+        s->reciprocal[j] = (real)fsm_two_to(-power);
+        s->least[j] = (real)(MIN_NORMAL * fsm_two_to(power));
     }
 }
 

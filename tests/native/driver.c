@@ -2,7 +2,7 @@
  * emulator. Binary input and output are in the machine's own (little-endian) format.
  *
  *   driver isas                                    names of the instruction sets that can run here
- *   driver run OP ISA DTYPE OUTER N INNER [OPERAND...] [loss=OWN,UNIFORM,Z,SOFTCAP]
+ *   driver run OP ISA DTYPE OUTER N INNER [OPERAND...] [loss=SMOOTHING,Z,SOFTCAP]
  *                                                  stdin: an array (OUTER, N, INNER), and the operands (see `extras`);
  *                                                  stdout: OP along axis 1, of a loss its gradient, then the losses
  *   driver vec FUNCTION ISA DTYPE LANES            stdin: records of int64 n and blocks a, b, c; stdout: results
