@@ -25,6 +25,7 @@
 #undef vec_select_lt
 #undef vec_pow2
 #undef vec_bits_sub
+#undef vec_bits_or
 #undef vec_hmax
 #undef vec_any_lt
 #undef vec_find_eq
@@ -48,6 +49,7 @@
 #undef MOST_SHARE
 #undef E_FACTOR
 #undef MINUS_E_FIELD
+#undef MINUS_E_FIELD_AND_1
 #undef C_POWER
 #undef MOST_C
 #undef MOST_GRAD

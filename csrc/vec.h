@@ -38,6 +38,7 @@ FSM_INLINE vec vec_select_lt(vec a, vec b, vec yes, vec no); /* a < b ? yes : no
 /* Bit patterns, as integers of the size of real. */
 FSM_INLINE vec vec_pow2(vec z);            /* the lowest bits of z become the exponent field: z << mantissa bits */
 FSM_INLINE vec vec_bits_sub(vec a, vec b); /* bits(a) - bits(b) */
+FSM_INLINE vec vec_bits_or(vec a, vec b);  /* bits(a) | bits(b) */
 
 /* Across the lanes, in any order: no bit depends on it. */
 FSM_INLINE real vec_hmax(vec a);

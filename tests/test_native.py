@@ -200,6 +200,7 @@ def lanewise(function, dtype):
         "select_lt": lambda a, b, c: np.where(a < b, c, a),
         "pow2": lambda a, b, c: (a.view(integer(dtype)) << mantissa).view(dtype),
         "bits_sub": lambda a, b, c: (a.view(integer(dtype)) - b.view(integer(dtype))).view(dtype),
+        "bits_or": lambda a, b, c: (a.view(integer(dtype)) | b.view(integer(dtype))).view(dtype),
     }[function]
 
 
@@ -221,6 +222,7 @@ LANEWISE = [
     "select_lt",
     "pow2",
     "bits_sub",
+    "bits_or",
 ]
 
 

@@ -160,6 +160,12 @@ FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
     return a;
 }
 
+FSM_INLINE vf32 vf32_bits_or(vf32 a, vf32 b) {
+    EACH(i)
+        a.v[i] = _mm256_or_ps(a.v[i], b.v[i]);
+    return a;
+}
+
 FSM_INLINE float vf32_hmax(vf32 a) {
     __m256 w8 = _mm256_max_ps(_mm256_max_ps(a.v[0], a.v[1]), _mm256_max_ps(a.v[2], a.v[3]));
     __m128 w4 = _mm_max_ps(_mm256_castps256_ps128(w8), _mm256_extractf128_ps(w8, 1));
@@ -377,6 +383,12 @@ FSM_INLINE vf64 vf64_pow2(vf64 z) {
 FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
     EACH(i)
         a.v[i] = _mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(a.v[i]), _mm256_castpd_si256(b.v[i])));
+    return a;
+}
+
+FSM_INLINE vf64 vf64_bits_or(vf64 a, vf64 b) {
+    EACH(i)
+        a.v[i] = _mm256_or_pd(a.v[i], b.v[i]);
     return a;
 }
 

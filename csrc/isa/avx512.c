@@ -153,6 +153,12 @@ FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
     return a;
 }
 
+FSM_INLINE vf32 vf32_bits_or(vf32 a, vf32 b) {
+    EACH(i)
+        a.v[i] = _mm512_or_ps(a.v[i], b.v[i]);
+    return a;
+}
+
 FSM_INLINE float vf32_hmax(vf32 a) {
     return _mm512_reduce_max_ps(_mm512_max_ps(a.v[0], a.v[1]));
 }
@@ -342,6 +348,12 @@ FSM_INLINE vf64 vf64_pow2(vf64 z) {
 FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
     EACH(i)
         a.v[i] = _mm512_castsi512_pd(_mm512_sub_epi64(_mm512_castpd_si512(a.v[i]), _mm512_castpd_si512(b.v[i])));
+    return a;
+}
+
+FSM_INLINE vf64 vf64_bits_or(vf64 a, vf64 b) {
+    EACH(i)
+        a.v[i] = _mm512_or_pd(a.v[i], b.v[i]);
     return a;
 }
 

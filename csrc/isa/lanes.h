@@ -156,6 +156,16 @@ FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
     return a;
 }
 
+FSM_INLINE vf32 vf32_bits_or(vf32 a, vf32 b) {
+    uint32_t bits_a[32], bits_b[32];
+    memcpy(bits_a, a.v, sizeof bits_a);
+    memcpy(bits_b, b.v, sizeof bits_b);
+    EACH(j, 32)
+        bits_a[j] |= bits_b[j];
+    memcpy(a.v, bits_a, sizeof bits_a);
+    return a;
+}
+
 FSM_INLINE float vf32_hmax(vf32 a) {
     EACH(j, 32)
         a.v[0] = a.v[j] > a.v[0] ? a.v[j] : a.v[0];
@@ -348,6 +358,16 @@ FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
     memcpy(bits_b, b.v, sizeof bits_b);
     EACH(j, 16)
         bits_a[j] -= bits_b[j];
+    memcpy(a.v, bits_a, sizeof bits_a);
+    return a;
+}
+
+FSM_INLINE vf64 vf64_bits_or(vf64 a, vf64 b) {
+    uint64_t bits_a[16], bits_b[16];
+    memcpy(bits_a, a.v, sizeof bits_a);
+    memcpy(bits_b, b.v, sizeof bits_b);
+    EACH(j, 16)
+        bits_a[j] |= bits_b[j];
     memcpy(a.v, bits_a, sizeof bits_a);
     return a;
 }

@@ -143,6 +143,12 @@ FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
     return a;
 }
 
+FSM_INLINE vf32 vf32_bits_or(vf32 a, vf32 b) {
+    EACH(i)
+        a.v[i] = vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(a.v[i]), vreinterpretq_u32_f32(b.v[i])));
+    return a;
+}
+
 FSM_INLINE float vf32_hmax(vf32 a) {
     FSM_UNROLL
     for (int width = 4; width > 0; width /= 2)
@@ -341,6 +347,12 @@ FSM_INLINE vf64 vf64_pow2(vf64 z) {
 FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
     EACH(i)
         a.v[i] = vreinterpretq_f64_u64(vsubq_u64(vreinterpretq_u64_f64(a.v[i]), vreinterpretq_u64_f64(b.v[i])));
+    return a;
+}
+
+FSM_INLINE vf64 vf64_bits_or(vf64 a, vf64 b) {
+    EACH(i)
+        a.v[i] = vreinterpretq_f64_u64(vorrq_u64(vreinterpretq_u64_f64(a.v[i]), vreinterpretq_u64_f64(b.v[i])));
     return a;
 }
 

@@ -151,6 +151,13 @@ FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
     return a;
 }
 
+FSM_INLINE vf32 vf32_bits_or(vf32 a, vf32 b) {
+    EACH(i)
+        a.v[i] =
+            svreinterpret_f32_u32(svorr_u32_x(ALL32, svreinterpret_u32_f32(a.v[i]), svreinterpret_u32_f32(b.v[i])));
+    return a;
+}
+
 FSM_INLINE float vf32_hmax(vf32 a) {
     FSM_UNROLL
     for (int i = 1; i < REGISTERS; i++)
@@ -311,6 +318,13 @@ FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
     EACH(i)
         a.v[i] =
             svreinterpret_f64_u64(svsub_u64_x(ALL64, svreinterpret_u64_f64(a.v[i]), svreinterpret_u64_f64(b.v[i])));
+    return a;
+}
+
+FSM_INLINE vf64 vf64_bits_or(vf64 a, vf64 b) {
+    EACH(i)
+        a.v[i] =
+            svreinterpret_f64_u64(svorr_u64_x(ALL64, svreinterpret_u64_f64(a.v[i]), svreinterpret_u64_f64(b.v[i])));
     return a;
 }
 

@@ -8,48 +8,24 @@
 
 typedef enum { FN(OF_SOFTMAX), FN(OF_LOG_SOFTMAX) } FN(gradient);
 
-/* What decides whether a row is ordinary: the largest |grad|, the smallest y and the largest y or logp. In place of the
- * smallest logp there is infinity, or NaN if one is that. */
+/* What decides whether a row is ordinary: the largest |grad|, and the bits of all y, or of all logp, those below 0
+ * raised to a positive number. */
 typedef struct {
-    vec grad, low, high;
+    vec grad, saved;
 } FN(reach);
 
 FSM_INLINE FN(reach) FN(reach_join)(FN(reach) all, vec grad, vec saved, FN(gradient) of) {
-    all.grad = vec_max(all.grad, vec_abs(grad));
-    all.low =
-        of == FN(OF_SOFTMAX) ? vec_min(all.low, saved) : vec_add(all.low, vec_clamp(saved, vec_set1((real)INFINITY)));
-    all.high = vec_max(all.high, saved);
-    return all;
+    const vec positive = of == FN(OF_SOFTMAX) ? saved : vec_clamp(saved, vec_set1(MIN_NORMAL));
+    return (FN(reach)){vec_max(all.grad, vec_abs(grad)), vec_bits_or(all.saved, positive)};
 }
 
-/* `count` <= 4 blocks of y >= 0, times E_FACTOR. A subnormal y has its bits read as an integer: with an exponent field
- * above them they are a normal number, too large by what the field alone stands for. */
-FSM_OUTLINE_ void FN(scale_subnormal)(vec *y, int count) {
+/* y times E_FACTOR, in integers; 0 <= y < 2. Where y is normal that adds to its exponent field. A subnormal y, which
+ * has no leading 1, becomes with one more in that field a normal number, too large by what the field alone stands for.
+ * Of the two the right one is the smaller. */
+FSM_INLINE vec FN(scale)(vec y) {
+    const vec normal = vec_bits_sub(y, vec_set1(MINUS_E_FIELD));
     const vec too_large = vec_set1(E_FACTOR * MIN_NORMAL);
-    for (int i = 0; i < count; i++) {
-        const vec normal = vec_mul(vec_flush(y[i]), vec_set1(E_FACTOR));
-        const vec subnormal = vec_sub(vec_bits_sub(vec_abs(y[i]), vec_set1(MINUS_E_FIELD)), too_large);
-        y[i] = vec_select_lt(vec_abs(y[i]), vec_set1(MIN_NORMAL), subnormal, normal);
-    }
-}
-
-FSM_INLINE void FN(scale)(vec *y, const int count) {
-    vec least = y[0];
-    FSM_UNROLL
-    for (int i = 1; i < count; i++)
-        least = vec_min(least, y[i]);
-    if (vec_any_lt(least, vec_set1(MIN_NORMAL))) {
-        vec copy[4]; /* y itself stays in registers elsewhere */
-        for (int i = 0; i < count; i++)
-            copy[i] = y[i];
-        FN(scale_subnormal)(copy, count);
-        for (int i = 0; i < count; i++)
-            y[i] = copy[i];
-        return;
-    }
-    FSM_UNROLL
-    for (int i = 0; i < count; i++)
-        y[i] = vec_mul(y[i], vec_set1(E_FACTOR));
+    return vec_min(normal, vec_sub(vec_bits_sub(y, vec_set1(MINUS_E_FIELD_AND_1)), too_large));
 }
 
 /* ---- sums */
@@ -58,7 +34,9 @@ FSM_INLINE void FN(scale)(vec *y, const int count) {
 FSM_INLINE vec FN(gradient_terms)(const vec *grad, vec *saved, FN(gradient) of) {
     if (of == FN(OF_LOG_SOFTMAX))
         return vec_add(vec_add(grad[0], grad[2]), vec_add(grad[1], grad[3]));
-    FN(scale)(saved, 4);
+    FSM_UNROLL
+    for (int i = 0; i < 4; i++)
+        saved[i] = FN(scale)(saved[i]);
     const vec even = vec_fma(grad[2], saved[2], vec_mul(grad[0], saved[0]));
     const vec odd = vec_fma(grad[3], saved[3], vec_mul(grad[1], saved[1]));
     return vec_add(even, odd);
@@ -92,24 +70,25 @@ typedef struct {
     vec sum, beta;
 } FN(gradient_plan);
 
-/* `count` <= 4 blocks of results, in place of grad; saved is overwritten. */
+/* `count` <= 4 blocks of results, in place of grad. Adding 0 makes a 0 positive. */
 FSM_INLINE void FN(gradient_blocks)(vec *grad, vec *saved, const int count, FN(gradient_plan) plan, FN(gradient) of) {
     const vec zero = vec_set1(0);
     if (of == FN(OF_SOFTMAX)) {
-        FN(scale)(saved, count);
         FSM_UNROLL
         for (int i = 0; i < count; i++)
-            grad[i] = vec_mul(vec_mul(vec_sub(grad[i], plan.sum), saved[i]), plan.beta);
+            grad[i] = vec_fma(vec_mul(vec_sub(grad[i], plan.sum), FN(scale)(saved[i])), plan.beta, zero);
     } else {
         const FN(beta) one = {1, 0, 0};
         const FN(exp_frame) frame = FN(exp_frame_of)(zero, zero, one);
         FSM_UNROLL
         for (int i = 0; i < count; i++) {
             const vec minus_e = vec_sub(zero, FN(exp)(vec_flush(saved[i]), frame, false));
-            grad[i] = vec_mul(vec_fma(minus_e, plan.sum, vec_mul(grad[i], vec_set1(E_FACTOR))), plan.beta);
+            grad[i] = vec_fma(vec_fma(minus_e, plan.sum, vec_mul(grad[i], vec_set1(E_FACTOR))), plan.beta, zero);
         }
     }
-    FN(unscale)(grad, count, (FN(unscaling)){vec_set1(1 / E_FACTOR), vec_set1(E_FACTOR * MIN_NORMAL)});
+    FSM_UNROLL
+    for (int i = 0; i < count; i++)
+        grad[i] = FN(unscale)(grad[i], vec_set1(E_FACTOR * MIN_NORMAL / 2));
 }
 
 /* ---- rows that are not ordinary */
@@ -154,11 +133,12 @@ static void FN(plain_results)(const real *grad, const real *saved, real *y, ptrd
     }
 }
 
-/* Whether a row, or each column, may be taken times E_FACTOR. A NaN shows in the sum, but for one in logp. */
-FSM_INLINE_ bool FN(is_ordinary)(const FN(group) * g, real grad, real low, real high, double sum, FN(gradient) of) {
+/* Whether a row, or a column, may be taken times E_FACTOR, from what FN(reach) says of it. A y below 0, -0 included, a
+ * y or logp of 2 or more and a NaN have one of the two highest bits. A NaN of grad shows in the sum. */
+FSM_INLINE_ bool FN(is_ordinary)(const FN(group) * g, real grad, real_bits saved, double sum, FN(gradient) of) {
     const double limit = g->args->temperature < 1 ? MOST_GRAD * g->args->temperature : MOST_GRAD;
-    const bool saved = of == FN(OF_SOFTMAX) ? (low >= 0) & (high < 2) : (low > 0) & (high < 1);
-    return saved & (grad < limit) & (fabs(sum) < limit * (of == FN(OF_SOFTMAX) ? (double)E_FACTOR : 1));
+    return (saved >> (8 * sizeof saved - 2) == 0) & (grad < limit) &
+           (fabs(sum) < limit * (of == FN(OF_SOFTMAX) ? (double)E_FACTOR : 1));
 }
 
 /* ---- rows */
@@ -203,8 +183,7 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
     const bool saved_ready = FN(lies_ready)(args, FSM_SAVED);
     real *grad_room = g->scratch, *saved_room = g->scratch + FSM_CHUNK;
     for (ptrdiff_t r = 0; r < g->rows; r++) {
-        const vec zero = vec_set1(0);
-        FN(reach) reach = {zero, vec_set1(of == FN(OF_SOFTMAX) ? 0 : -1), vec_set1(of == FN(OF_SOFTMAX) ? 0 : -1)};
+        FN(reach) reach = {vec_set1(0), vec_set1(0)};
         fsm_sum sum = {0, 0};
         for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
             const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
@@ -213,9 +192,11 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
             sum = FN(sum_merge)(sum, FN(gradient_sum_row)(grad, saved, count, &reach, of));
         }
         double total = sum.hi + sum.lo;
-        const vec low =
-            of == FN(OF_SOFTMAX) ? vec_sub(zero, reach.low) : vec_select_lt(zero, reach.low, vec_set1(-1), vec_set1(1));
-        const bool ordinary = FN(is_ordinary)(g, vec_hmax(reach.grad), -vec_hmax(low), vec_hmax(reach.high), total, of);
+        real_bits lanes[LANES], saved_bits = 0;
+        memcpy(lanes, &reach.saved, sizeof lanes);
+        for (int j = 0; j < LANES; j++)
+            saved_bits |= lanes[j];
+        const bool ordinary = FN(is_ordinary)(g, vec_hmax(reach.grad), saved_bits, total, of);
         if (!ordinary)
             total = FN(plain_sum)(g, r, of);
         const real factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
@@ -327,7 +308,7 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
     FN(gradient_columns_plan) columns[GRADIENT_TILES];
 
     for (int t = 0; t < g->tiles; t++)
-        reach[t] = (FN(reach)){vec_set1(0), vec_set1(0), vec_set1(of == FN(OF_SOFTMAX) ? 0 : -1)};
+        reach[t] = (FN(reach)){vec_set1(0), vec_set1(0)};
     for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
         const ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
         const int used = end - chunk < LANES ? (int)(end - chunk) : LANES;
@@ -347,17 +328,17 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
     }
     for (int t = 0; t < g->tiles; t++) {
         double hi[LANES], lo[LANES];
-        real sum[LANES], grad[LANES], low[LANES], high[LANES];
+        real sum[LANES], grad[LANES];
+        real_bits saved[LANES];
         vec_acc_get(sums[t], hi, lo);
         vec_store(grad, reach[t].grad);
-        vec_store(low, reach[t].low);
-        vec_store(high, reach[t].high);
+        memcpy(saved, &reach[t].saved, sizeof saved);
         FN(gradient_columns_plan) *plan = &columns[t];
         const int count = FN(entries)(g, t);
         int odd = 0;
         for (int j = 0; j < LANES; j++) {
             const double total = hi[j] + lo[j];
-            plan->ordinary[j] = FN(is_ordinary)(g, grad[j], low[j], high[j], total, of) | (j >= count);
+            plan->ordinary[j] = FN(is_ordinary)(g, grad[j], saved[j], total, of) | (j >= count);
             odd |= !plan->ordinary[j];
             plan->totals[j] = total;
             sum[j] = (real)(total * (of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1));

@@ -163,36 +163,9 @@ FSM_INLINE_ void FN(share_divisor)(fsm_sum sum, double f, real *hi, real *lo, re
     memcpy(off, &signed_field, sizeof signed_field);
 }
 
-/* What takes a power of two, of 4 or more, off numbers: its reciprocal, and the product of it with MIN_NORMAL. */
-typedef struct {
-    vec reciprocal, least;
-} FN(unscaling);
-
-/* `count` <= 4 blocks of v without that factor, rounded once, as quotients are, but of either sign. */
-FSM_OUTLINE_ void FN(unscale_subnormal)(vec *v, int count, const FN(unscaling) * by) {
-    const vec zero = vec_set1(0), half = vec_set1((real)0.5), unit = vec_mul(by->least, half);
-    for (int i = 0; i < count; i++) {
-        const vec size = vec_abs(v[i]), subnormal = vec_bits_sub(vec_fma(size, half, unit), unit);
-        const vec either = vec_select_lt(v[i], zero, vec_bits_sub(subnormal, vec_set1((real)-0.0)), subnormal);
-        v[i] = vec_select_lt(size, by->least, either, vec_mul(v[i], by->reciprocal));
-    }
-}
-
-FSM_INLINE void FN(unscale)(vec *v, const int count, FN(unscaling) by) {
-    vec least = vec_abs(v[0]);
-    FSM_UNROLL
-    for (int i = 1; i < count; i++)
-        least = vec_min(least, vec_abs(v[i]));
-    if (vec_any_lt(least, by.least)) {
-        vec copy[4];
-        for (int i = 0; i < count; i++)
-            copy[i] = v[i];
-        FN(unscale_subnormal)(copy, count, &by);
-        for (int i = 0; i < count; i++)
-            v[i] = copy[i];
-        return;
-    }
-    FSM_UNROLL
-    for (int i = 0; i < count; i++)
-        v[i] = vec_mul(v[i], by.reciprocal);
+/* v, which is finite, without a factor of 2^w, rounded once, as quotients are (FN(share)), but of either sign. `unit`
+ * has w in its exponent field. */
+FSM_INLINE vec FN(unscale)(vec v, vec unit) {
+    const vec size = vec_abs(v), subnormal = vec_fma(size, vec_set1((real)0.5), unit);
+    return vec_bits_sub(vec_max(size, subnormal), vec_bits_sub(size, vec_bits_sub(v, unit)));
 }

@@ -18,10 +18,9 @@ FSM_INLINE_ bool FN(can_keep)(const FN(group) * g) {
 typedef struct {
     real max[LANES], shift[LANES];
     real hi[LANES], lo[LANES];
-    real unit[LANES], off[LANES]; /* without c: of FN(share) */
-    real c_factor[LANES];         /* with c: what that is multiplied by; and, of FN(unscaling): */
-    real reciprocal[LANES], least[LANES];
-    ptrdiff_t index[LANES]; /* of the element whose result is `own`, or -1 */
+    real unit[LANES], off[LANES]; /* of FN(share); with c: of FN(unscale) */
+    real c_factor[LANES];         /* what c is multiplied by */
+    ptrdiff_t index[LANES];       /* of the element whose result is `own`, or -1 */
     real own[LANES];
     bool filled[LANES]; /* with this, instead of a result: */
     real_bits fill[LANES];
@@ -67,8 +66,7 @@ static void FN(shares_and_c_of)(FN(shares) * s, const FN(log_state) * of, const 
         if (!s->filled[j])
             FN(sum_reciprocal)(sum, f[j] * fsm_two_to(power - Y_POWER), &s->hi[j], &s->lo[j]);
         s->c_factor[j] = (real)(c_scale * fsm_two_to(power));
-        s->reciprocal[j] = (real)fsm_two_to(-power);
-        s->least[j] = (real)(MIN_NORMAL * fsm_two_to(power));
+        s->unit[j] = (real)(MIN_NORMAL * fsm_two_to(power - 1));
     }
 }
 
@@ -104,7 +102,6 @@ typedef struct {
     FN(exp_frame) frame;
     FN(divisor) divisor;
     vec max, unit, off, c_factor;
-    FN(unscaling) unscaling;
     bool careful;
     real softcap; /* 0: none */
 } FN(share_terms);
@@ -120,8 +117,6 @@ FSM_INLINE FN(share_terms)
         .unit = columns ? vec_load(s->unit) : vec_set1(s->unit[j]),
         .off = columns ? vec_load(s->off) : vec_set1(s->off[j]),
         .c_factor = columns ? vec_load(s->c_factor) : vec_set1(s->c_factor[j]),
-        .unscaling = {columns ? vec_load(s->reciprocal) : vec_set1(s->reciprocal[j]),
-                      columns ? vec_load(s->least) : vec_set1(s->least[j])},
         .careful = careful,
         .softcap = (real)g->args->loss.softcap,
     };
@@ -149,11 +144,12 @@ FSM_INLINE void FN(share_blocks)(vec *a, vec *c, const int count, const FN(share
         FN(exp_blocks)(a, count, &terms->frame, terms->careful);
     FSM_UNROLL
     for (int i = 0; i < count; i++)
-        a[i] = kind == FN(SHARES_AND_C)
-                   ? vec_fma(c[i], terms->c_factor, vec_scale(a[i], terms->divisor.hi, terms->divisor.lo))
-                   : FN(share)(a[i], terms->divisor, terms->unit, terms->off);
-    if (kind == FN(SHARES_AND_C))
-        FN(unscale)(a, count, terms->unscaling);
+        if (kind == FN(SHARES_AND_C)) {
+            const vec share = vec_scale(a[i], terms->divisor.hi, terms->divisor.lo);
+            a[i] = FN(unscale)(vec_fma(c[i], terms->c_factor, share), terms->unit);
+        } else {
+            a[i] = FN(share)(a[i], terms->divisor, terms->unit, terms->off);
+        }
     if (kind == FN(SHARES_OF_LSE)) {
         real nan;
         memcpy(&nan, &(const real_bits){QUIET_NAN_BITS}, sizeof nan);

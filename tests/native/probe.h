@@ -39,6 +39,7 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
     BLOCK(select_lt, vec_select_lt(va, vb, vc, va))
     BLOCK(pow2, vec_pow2(va))
     BLOCK(bits_sub, vec_bits_sub(va, vb))
+    BLOCK(bits_or, vec_bits_or(va, vb))
     if (IS(store)) {
         vec_store(out, va);
         return LANES * sizeof(real);
