@@ -1,7 +1,7 @@
 """A bigram language model with a large vocabulary, trained without ever holding its logits.
 
     pip install -e ".[bench]"        # once: matplotlib and tqdm
-    python examples/bigram_lm.py     # 2 to 4 minutes on two slow cores; --help lists the options
+    python examples/bigram_lm.py     # about two minutes on two slow cores; --help lists the options
 
 The text is Python's own: its license and the source of the standard library, every tenth file held out. Each word is
 predicted from the one before it: logits = embedding[previous] @ output.T + biases. For a batch of 2,048 and 32,768

@@ -322,7 +322,7 @@ class _Gradients:
         self.dx[rows] = dlogits @ self.weights
         for begin in range(0, len(self.weights), self.together):
             classes = slice(begin, begin + self.together)
-            self.dweight[classes] += (x.T @ dlogits[:, classes]).T  # the other way round, BLAS would copy dlogits
+            self.dweight[classes] += dlogits[:, classes].T @ x  # BLAS may copy these dlogits
         if self.dbias is not None:
             self.dbias += np.ones(len(dlogits), dlogits.dtype) @ dlogits
 
@@ -354,7 +354,7 @@ def _linear(
 
     t = t.reshape(math.prod(t.shape[:-1]), classes) if t.ndim == a.ndim else t.reshape(-1)
     a, shape, w = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), a.shape, w.astype(compute, copy=False)
-    gradients = _Gradients(a, w, bias, result, budget // 4) if with_grad else None
+    gradients = _Gradients(a, w, bias, result, budget // 16) if with_grad else None
     counted = loss.counted(t)
     order = None if counted is None or counted.all() else np.flatnonzero(counted)
     count = len(a) if order is None else len(order)
