@@ -8,23 +8,14 @@
 
 typedef enum { FN(OF_SOFTMAX), FN(OF_LOG_SOFTMAX) } FN(gradient);
 
-/* What decides whether a row is ordinary: the largest |grad|, and the bits of all y, or of all logp, those below 0
- * raised to a positive number. */
+/* What decides how a row is taken: the largest |grad|; the bits of all y, or of all logp, those below 0 raised to a
+ * positive number; and the smallest y. */
 typedef struct {
-    vec grad, saved;
+    vec grad, saved, least;
 } FN(reach);
 
-/* With 4 more blocks. */
-FSM_INLINE FN(reach) FN(reach_join)(FN(reach) all, const vec *grad, vec *saved, FN(gradient) of) {
-    vec size[4], positive[4];
-    FSM_UNROLL
-    for (int i = 0; i < 4; i++) {
-        size[i] = vec_abs(grad[i]);
-        positive[i] = of == FN(OF_SOFTMAX) ? saved[i] : vec_clamp(saved[i], vec_set1(MIN_NORMAL));
-    }
-    const vec most = vec_max(vec_max(size[0], size[1]), vec_max(size[2], size[3]));
-    const vec bits = vec_bits_or(vec_bits_or(positive[0], positive[1]), vec_bits_or(positive[2], positive[3]));
-    return (FN(reach)){vec_max(all.grad, most), vec_bits_or(all.saved, bits)};
+FSM_INLINE FN(reach) FN(reach_of_none)(void) {
+    return (FN(reach)){vec_set1(0), vec_set1(0), vec_set1(1)};
 }
 
 /* y times E_FACTOR, in integers; 0 <= y < 2. Where y is normal that adds to its exponent field. A subnormal y, which
@@ -38,21 +29,33 @@ FSM_INLINE vec FN(scale)(vec y) {
 
 /* ---- sums */
 
-/* Of 4 blocks of a lane. Where grad is 0, as it is where there are fewer, saved is of no account. */
-FSM_INLINE vec FN(gradient_terms)(const vec *grad, vec *saved, FN(gradient) of) {
+/* The terms of 4 blocks of a lane; widens `reach`. Where grad is 0, as it is where there are fewer, saved is of no
+ * account. */
+FSM_INLINE vec FN(gradient_terms)(const vec *grad, const vec *saved, FN(reach) * reach, FN(gradient) of) {
+    vec size[4], positive[4];
+    FSM_UNROLL
+    for (int i = 0; i < 4; i++) {
+        size[i] = vec_abs(grad[i]);
+        positive[i] = of == FN(OF_SOFTMAX) ? saved[i] : vec_clamp(saved[i], vec_set1(MIN_NORMAL));
+    }
+    const vec most = vec_max(vec_max(size[0], size[1]), vec_max(size[2], size[3]));
+    const vec bits = vec_bits_or(vec_bits_or(positive[0], positive[1]), vec_bits_or(positive[2], positive[3]));
+    reach->grad = vec_max(reach->grad, most);
+    reach->saved = vec_bits_or(reach->saved, bits);
     if (of == FN(OF_LOG_SOFTMAX))
         return vec_add(vec_add(grad[0], grad[2]), vec_add(grad[1], grad[3]));
+
     const vec least = vec_min(vec_min(saved[0], saved[1]), vec_min(saved[2], saved[3]));
-    const bool normal = !vec_any_lt(least, vec_set1(MIN_NORMAL));
+    reach->least = vec_min(reach->least, least);
     vec scaled[4];
-    if (normal) {
-        FSM_UNROLL
-        for (int i = 0; i < 4; i++)
-            scaled[i] = vec_mul(saved[i], vec_set1(E_FACTOR));
-    } else {
+    if (vec_any_lt(least, vec_set1(MIN_NORMAL))) {
         FSM_UNROLL
         for (int i = 0; i < 4; i++)
             scaled[i] = FN(scale)(saved[i]);
+    } else {
+        FSM_UNROLL
+        for (int i = 0; i < 4; i++)
+            scaled[i] = vec_mul(saved[i], vec_set1(E_FACTOR));
     }
     const vec even = vec_fma(grad[2], scaled[2], vec_mul(grad[0], scaled[0]));
     const vec odd = vec_fma(grad[3], scaled[3], vec_mul(grad[1], scaled[1]));
@@ -72,8 +75,7 @@ FSM_INLINE vec FN(gradient_row_terms)(const real *grad, const real *saved, ptrdi
         FN(prefetch_block)(grad + at + 4096 / sizeof(real));
         FN(prefetch_block)(saved + at + 4096 / sizeof(real));
     }
-    *reach = FN(reach_join)(*reach, a, b, of);
-    return FN(gradient_terms)(a, b, of);
+    return FN(gradient_terms)(a, b, reach, of);
 }
 
 /* The sum over a chunk of a row; widens `reach`. */
@@ -92,36 +94,44 @@ FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptr
 
 /* ---- results */
 
-/* What the second sweep needs of a row, or of each column: the sum (of softmax without E_FACTOR), and 1/T. Where y and
- * |grad - sum| are at least `least`, their product is a normal number, and so is that times 1/T. */
+/* What the second sweep needs of a row, or of each column: the sum (of softmax without E_FACTOR), and 1/T. */
 typedef struct {
-    vec sum, beta, least;
+    vec sum, beta;
+    bool small; /* products of y may be subnormal, whatever they are multiplied by */
 } FN(gradient_plan);
 
-FSM_INLINE FN(gradient_plan) FN(gradient_plan_of)(vec sum, FN(beta) beta) {
-    const real least = beta.hi < (real)0x1p-6 ? (real)INFINITY : (real)0x1p-60;
-    return (FN(gradient_plan)){sum, vec_set1(beta.hi), vec_set1(least)};
+/* Of y, and of |grad - sum|: from there on their product is a normal number, and so is that times 1/T. */
+#define LEAST_FACTOR ((real)0x1p-60)
+
+FSM_INLINE FN(gradient_plan) FN(gradient_plan_of)(vec sum, FN(reach) reach, FN(beta) beta) {
+    const bool small = beta.hi < (real)0x1p-6 || vec_any_lt(reach.least, vec_set1(LEAST_FACTOR));
+    return (FN(gradient_plan)){sum, vec_set1(beta.hi), small};
 }
 
 /* `count` <= 4 blocks of results, in place of grad. Adding 0 makes a 0 positive. */
 FSM_INLINE void FN(gradient_blocks)(vec *grad, vec *saved, const int count, FN(gradient_plan) plan, FN(gradient) of) {
     const vec zero = vec_set1(0), unit = vec_set1(E_FACTOR * MIN_NORMAL / 2);
     if (of == FN(OF_SOFTMAX)) {
-        vec least = saved[0];
+        bool small = plan.small;
         FSM_UNROLL
-        for (int i = 0; i < count; i++) {
+        for (int i = 0; i < count; i++)
             grad[i] = vec_sub(grad[i], plan.sum);
-            least = vec_min(least, vec_min(saved[i], vec_abs(grad[i])));
+        if (!small) {
+            vec least = vec_abs(grad[0]);
+            FSM_UNROLL
+            for (int i = 1; i < count; i++)
+                least = vec_min(least, vec_abs(grad[i]));
+            small = vec_any_lt(least, vec_set1(LEAST_FACTOR));
         }
-        if (!vec_any_lt(least, plan.least)) {
+        if (small) {
+            FSM_UNROLL
+            for (int i = 0; i < count; i++)
+                grad[i] = FN(unscale)(vec_fma(vec_mul(grad[i], FN(scale)(saved[i])), plan.beta, zero), unit);
+        } else {
             FSM_UNROLL
             for (int i = 0; i < count; i++)
                 grad[i] = vec_mul(vec_mul(grad[i], saved[i]), plan.beta);
-            return;
         }
-        FSM_UNROLL
-        for (int i = 0; i < count; i++)
-            grad[i] = FN(unscale)(vec_fma(vec_mul(grad[i], FN(scale)(saved[i])), plan.beta, zero), unit);
         return;
     }
     const FN(beta) one = {1, 0, 0};
@@ -237,7 +247,7 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
     const bool saved_ready = FN(lies_ready)(args, FSM_SAVED);
     real *grad_room = g->scratch, *saved_room = g->scratch + FSM_CHUNK;
     for (ptrdiff_t r = 0; r < g->rows; r++) {
-        FN(reach) reach = {vec_set1(0), vec_set1(0)};
+        FN(reach) reach = FN(reach_of_none)();
         fsm_sum sum = {0, 0};
         for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
             const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
@@ -254,7 +264,7 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
         if (!ordinary)
             total = FN(plain_sum)(g, r, of);
         const real factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
-        const FN(gradient_plan) plan = FN(gradient_plan_of)(vec_set1((real)(total * factor)), g->beta);
+        const FN(gradient_plan) plan = FN(gradient_plan_of)(vec_set1((real)(total * factor)), reach, g->beta);
         for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
             const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
             const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, grad_room);
@@ -304,8 +314,7 @@ FSM_INLINE void FN(gradient_add_piece)(int tiles, FN(piece) grad, FN(piece) save
                     FN(prefetch_block)(FN(in_piece)(saved, t, at + 1));
                 }
             }
-            reach[t] = FN(reach_join)(reach[t], a, b, of);
-            lanes[t * LANES + i] = vec_acc_add(lanes[t * LANES + i], FN(gradient_terms)(a, b, of));
+            lanes[t * LANES + i] = vec_acc_add(lanes[t * LANES + i], FN(gradient_terms)(a, b, &reach[t], of));
         }
 }
 
@@ -360,7 +369,7 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
     FN(gradient_columns_plan) columns[GRADIENT_TILES];
 
     for (int t = 0; t < g->tiles; t++)
-        reach[t] = (FN(reach)){vec_set1(0), vec_set1(0)};
+        reach[t] = FN(reach_of_none)();
     for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
         const ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
         const int used = end - chunk < LANES ? (int)(end - chunk) : LANES;
@@ -401,7 +410,7 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
                 sum[j] = 0;
             }
         plan->all_ordinary = !odd;
-        plan->of_all = FN(gradient_plan_of)(vec_load(sum), g->beta);
+        plan->of_all = FN(gradient_plan_of)(vec_load(sum), reach[t], g->beta);
     }
     for (ptrdiff_t c = 0; c < n; c += PIECE) {
         const ptrdiff_t count = n - c < PIECE ? n - c : PIECE;
