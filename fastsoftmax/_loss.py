@@ -354,6 +354,7 @@ def _linear(
 
     t = t.reshape(math.prod(t.shape[:-1]), classes) if t.ndim == a.ndim else t.reshape(-1)
     a, shape, w = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), a.shape, w.astype(compute, copy=False)
+    # Of the budget three quarters are for logits, a sixteenth for products, the rest for copies that BLAS makes.
     gradients = _Gradients(a, w, bias, result, budget // 16) if with_grad else None
     counted = loss.counted(t)
     order = None if counted is None or counted.all() else np.flatnonzero(counted)

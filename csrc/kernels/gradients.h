@@ -63,7 +63,8 @@ FSM_INLINE vec FN(gradient_terms)(const vec *grad, const vec *saved, FN(reach) *
 }
 
 /* The terms of 4 blocks of a row, of which `left` elements are there; `full`: all. Widens `reach`. Asks for what is
- * 4 KB on in the row, or in the next one: (1024, 1024) takes 0.8 times as long. */
+ * 4 KB on in the row, or in the next one: (4096, 1024) float32 takes 0.74 times as long, (64, 1000) 0.95 (AVX-512, Zen
+ * 5). */
 FSM_INLINE vec FN(gradient_row_terms)(const real *grad, const real *saved, ptrdiff_t left, const bool full,
                                       FN(reach) * reach, FN(gradient) of) {
     vec a[4], b[4];
@@ -97,10 +98,10 @@ FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptr
 /* What the second sweep needs of a row, or of each column: the sum (of softmax without E_FACTOR), and 1/T. */
 typedef struct {
     vec sum, beta;
-    bool small; /* products of y may be subnormal, whatever they are multiplied by */
+    bool small; /* y, or 1/T, is so small that results may be subnormal */
 } FN(gradient_plan);
 
-/* Of y, and of |grad - sum|: from there on their product is a normal number, and so is that times 1/T. */
+/* Of y, and of |grad - sum|: from there on their product is a normal number, and so is that times a 1/T of 2^-6. */
 #define LEAST_FACTOR ((real)0x1p-60)
 
 FSM_INLINE FN(gradient_plan) FN(gradient_plan_of)(vec sum, FN(reach) reach, FN(beta) beta) {
