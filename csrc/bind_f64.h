@@ -1,42 +1,48 @@
 /* float64: what the names of vec.h mean, and what else belongs to the precision. unbind.h ends it. */
 #include "scalar_math.h"
 
-#define real          double
-#define FN(name)      FSM_NAME(name, f64)
-#define LANES         FSM_STRIP(FSM_F64)
+#define real               double
+#define FN(name)           FSM_NAME(name, f64)
+#define LANES              FSM_STRIP(FSM_F64)
 
-#define vec           vf64
-#define vec_acc       vf64_acc
-#define vec_load      vf64_load
-#define vec_load_n    vf64_load_n
-#define vec_store     vf64_store
-#define vec_store_n   vf64_store_n
-#define vec_load_f16  vf64_load_f16
-#define vec_store_f16 vf64_store_f16
-#define vec_set1      vf64_set1
-#define vec_add       vf64_add
-#define vec_sub       vf64_sub
-#define vec_mul       vf64_mul
-#define vec_fma       vf64_fma
-#define vec_mul_error vf64_mul_error
-#define vec_scale     vf64_scale
-#define vec_max       vf64_max
-#define vec_min       vf64_min
-#define vec_abs       vf64_abs
-#define vec_clamp     vf64_clamp
-#define vec_flush     vf64_flush
-#define vec_select_lt vf64_select_lt
-#define vec_pow2      vf64_pow2
-#define vec_bits_sub  vf64_bits_sub
-#define vec_bits_or   vf64_bits_or
-#define vec_hmax      vf64_hmax
-#define vec_any_lt    vf64_any_lt
-#define vec_find_eq   vf64_find_eq
-#define vec_acc_zero  vf64_acc_zero
-#define vec_acc_add   vf64_acc_add
-#define vec_acc_merge vf64_acc_merge
-#define vec_acc_fold  vf64_acc_fold
-#define vec_acc_get   vf64_acc_get
+#define vec                vf64
+#define vec_acc            vf64_acc
+#define vec_load           vf64_load
+#define vec_load_n         vf64_load_n
+#define vec_store          vf64_store
+#define vec_store_n        vf64_store_n
+#define vec_load_f16       vf64_load_f16
+#define vec_store_f16      vf64_store_f16
+#define vec_set1           vf64_set1
+#define vec_add            vf64_add
+#define vec_sub            vf64_sub
+#define vec_mul            vf64_mul
+#define vec_fma            vf64_fma
+#define vec_mul_error      vf64_mul_error
+#define vec_scale          vf64_scale
+#define vec_max            vf64_max
+#define vec_min            vf64_min
+#define vec_abs            vf64_abs
+#define vec_clamp          vf64_clamp
+#define vec_flush          vf64_flush
+#define vec_select_lt      vf64_select_lt
+#define vec_pow2           vf64_pow2
+#define vec_bits_sub       vf64_bits_sub
+#define vec_bits_or        vf64_bits_or
+#define vec_hmax           vf64_hmax
+#define vec_any_lt         vf64_any_lt
+#define vec_find_eq        vf64_find_eq
+#define vec_acc_zero       vf64_acc_zero
+#define vec_acc_add        vf64_acc_add
+#define vec_acc_merge      vf64_acc_merge
+#define vec_acc_fold       vf64_acc_fold
+#define vec_acc_get        vf64_acc_get
+#define vec_load_parts     vf64_load_parts
+#define vec_store_parts    vf64_store_parts
+#define vec_set_parts      vf64_set_parts
+#define vec_max_parts      vf64_max_parts
+#define vec_acc_of         vf64_acc_of
+#define vec_acc_fold_parts vf64_acc_fold_parts
 
 /* The format. */
 #define MIN_NORMAL     0x1p-1022

@@ -34,6 +34,12 @@
 #undef vec_acc_merge
 #undef vec_acc_fold
 #undef vec_acc_get
+#undef vec_load_parts
+#undef vec_store_parts
+#undef vec_set_parts
+#undef vec_max_parts
+#undef vec_acc_of
+#undef vec_acc_fold_parts
 #undef MIN_NORMAL
 #undef MANTISSA_BITS
 #undef QUIET_NAN_BITS

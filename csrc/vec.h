@@ -52,3 +52,12 @@ FSM_INLINE vec_acc vec_acc_add(vec_acc s, vec a);
 FSM_INLINE vec_acc vec_acc_merge(vec_acc a, vec_acc b);
 FSM_INLINE fsm_sum vec_acc_fold(vec_acc s);                     /* lane j + lane j+w, for w = LANES/2, ..., 2, 1 */
 FSM_INLINE void vec_acc_get(vec_acc s, double *hi, double *lo); /* LANES each */
+
+/* Rows of n elements that lie one after the other at p, side by side in a block: `parts` of them, each in LANES/parts
+ * lanes, n or more. parts is 1, 2, 4 or 8. A store may change what lies between the last row and p + LANES. */
+FSM_INLINE vec vec_load_parts(const real *p, ptrdiff_t n, int parts, real fill); /* lanes from n on are fill */
+FSM_INLINE void vec_store_parts(real *p, ptrdiff_t n, int parts, vec a);
+FSM_INLINE vec vec_set_parts(const real *p, int parts);     /* p[i] in all lanes of row i */
+FSM_INLINE void vec_max_parts(vec a, int parts, real *max); /* vec_hmax of each row */
+FSM_INLINE vec_acc vec_acc_of(vec a);                       /* vec_acc_add to vec_acc_zero, but for the sign of zeros */
+FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo); /* vec_acc_fold of each row */

@@ -118,6 +118,28 @@ def test_columns_that_rise_and_fall(isa, dtype, op, n):
             assert_same_bits(got if got.ndim == 1 else got.T, expected, str(rows))
 
 
+def test_batches_of_short_rows(isa, dtype, op):
+    """Rows that fit in a block are computed several at a time, relative to what others promise: here that is too
+    little, too much, or nothing, for one row, for a batch, or from some row on."""
+    lanes = 128 // np.dtype(dtype).itemsize
+    for n in range(1, lanes + 2):
+        rng = np.random.default_rng(n)
+        x = rng.standard_normal((300, n)).astype(dtype)
+        x[40] += 3e6
+        x[75, -1] = [np.nan, np.inf, -np.inf][n % 3]
+        x[77] = -np.inf
+        x[110:112] -= 14
+        x[150:] += [20, -20, 100, -1e5, 2.0**21][n % 5]
+        x[200:] *= 30
+        x[rng.random(x.shape) < 0.01] = 0
+        x[rng.random(x.shape) < 0.01] = np.finfo(dtype).smallest_subnormal
+        x[-1] = np.finfo(dtype).smallest_normal / 2
+        for options in ({}, {"temperature": 0.7} if takes(op, "temperature") else {}):
+            expected = call(op, np.ascontiguousarray(x.T), 0, **options).T
+            for rows in (slice(None), slice(1, 2), slice(33), slice(37, 103), slice(149, 160)):
+                assert_same_bits(call(op, x[rows], **options), expected[rows], f"{n} {rows} {options}")
+
+
 def test_alignment(isa, dtype, op):
     for n in (1, 3, 10, 33, 100, 1000, 2049, 5000):
         rng = np.random.default_rng(n)

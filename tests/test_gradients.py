@@ -213,6 +213,27 @@ def test_special_values(isa, dtype, gradient):
             assert_same_bits(columns.T, got)
 
 
+def test_batches_of_short_rows(isa, dtype, gradient):
+    """Rows that fit in a block are computed several at a time, unless one of a batch is not ordinary."""
+    lanes = 128 // np.dtype(dtype).itemsize
+    for n in range(1, lanes + 2):
+        rng = np.random.default_rng(n)
+        x = rng.standard_normal((300, n)) * 3
+        x[150:] *= 30
+        g = rng.standard_normal((300, n)).astype(dtype)
+        g[10, n // 2] = [np.nan, np.inf, np.finfo(dtype).max][n % 3]
+        g[60:80] = -0.0
+        g[170:] *= np.finfo(dtype).smallest_normal * 8
+        saved = saved_for(gradient, x.astype(dtype))
+        saved[101, n // 2] = [np.nan, np.inf, -np.inf][n % 3]
+        for options in ({}, {"temperature": 0.7}, {"temperature": 300}):
+            columns = (np.ascontiguousarray(a.T) for a in (g, saved))
+            expected = call(gradient, *columns, 0, **options).T
+            for rows in (slice(None), slice(1, 2), slice(33), slice(37, 130), slice(149, 160)):
+                got = call(gradient, g[rows], saved[rows], **options)
+                assert_same_bits(got, expected[rows], f"{n} {rows} {options}")
+
+
 def test_nothing_comes_back_where_nothing_is(isa, dtype):
     y = np.zeros((3, 40), dtype)
     y[:, 7] = 1

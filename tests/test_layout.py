@@ -27,8 +27,8 @@ def listed(name):
     return re.findall(r"^(?:OP|ISA)\((\w+)", code(CSRC / name), re.MULTILINE)
 
 
-def contract():
-    return re.findall(r"\b(vec_\w+)\(", code(CSRC / "vec.h"))
+def contract(path="vec.h"):
+    return re.findall(r"^FSM_INLINE [\w ]+?(vec_\w+)\(", code(CSRC / path), re.MULTILINE)
 
 
 def test_every_op_has_its_kernel_its_function_and_its_test():
@@ -70,7 +70,8 @@ def test_vector_files_define_the_contract():
             continue
         for dtype in ("vf32", "vf64"):
             defined = re.findall(rf"FSM_INLINE \w+ ({dtype}_\w+)\(", text)
-            assert sorted(defined) == sorted(name.replace("vec", dtype) for name in contract()), path
+            wanted = set(contract()) - (set() if "#define FSM_HAS_PARTS" in text else set(contract("parts.h")))
+            assert sorted(defined) == sorted(name.replace("vec", dtype) for name in wanted), path
 
 
 def test_kernels_know_no_isa_and_no_dtype():

@@ -322,6 +322,46 @@ def test_first_equal_lane(driver, dtype):
         np.testing.assert_array_equal(np.frombuffer(driver.vec("find_eq", isa, dtype, records), dtype), expected)
 
 
+# ---- rows side by side
+
+
+def shared(dtype):
+    """(records, (rows in a block, their length, block, block) of each): every number there is, of every length there
+    is room for."""
+    lanes = 128 // np.dtype(dtype).itemsize
+    pool = list(blocks(dtype, decades=12))
+    kinds = [(parts, n) for parts in (1, 2, 4, 8) for n in range(1, lanes // parts + 1)]
+    cases = [(parts, n, *pool[i % len(pool)]) for i, (parts, n) in enumerate(8 * kinds)]
+    return [(16 * n + parts, *abc) for parts, n, *abc in cases], cases
+
+
+def side_by_side(rows, n, parts, fill):
+    """The first parts * n numbers of a block as rows, each in its part."""
+    wide = np.full((parts, len(rows) // parts), fill)
+    wide[:, :n] = rows[: parts * n].reshape(parts, n)
+    return wide.ravel()
+
+
+PARTS = {
+    "load_parts": lambda a, b, n, parts: side_by_side(a, n, parts, b[0]),
+    "store_parts": lambda a, b, n, parts: a.reshape(parts, -1)[:, :n].ravel(),
+    "set_parts": lambda a, b, n, parts: np.repeat(a[:parts], len(a) // parts),
+    "max_parts": lambda a, b, n, parts: a.reshape(parts, -1).max(axis=1),
+}
+
+
+@pytest.mark.parametrize("function", PARTS)
+def test_rows_side_by_side(driver, dtype, function):
+    records, cases = shared(dtype)
+    expected = [PARTS[function](a, b, n, parts) for parts, n, a, b, _ in cases]
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec(function, isa, dtype, records), dtype)
+        if function == "store_parts":  # what follows the rows may be anything
+            got = got.reshape(len(cases), -1)
+            got = np.concatenate([row[: parts * n] for row, (parts, n, *_) in zip(got, cases, strict=True)])
+        assert_same_bits(got, np.concatenate(expected), isa)
+
+
 # ---- half precision
 
 HALVES = np.arange(2**16, dtype=np.uint16)
@@ -499,7 +539,7 @@ def merge(a_hi, a_lo, b_hi, b_lo, dtype):
     return hi, (a_lo + b_lo) + np.array(error)
 
 
-SUMS = ["acc_zero", "acc_add", "acc_get", "acc_merge", "acc_fold"]
+SUMS = ["acc_zero", "acc_of", "acc_add", "acc_get", "acc_merge", "acc_fold"]
 
 
 @pytest.mark.parametrize("function", SUMS)
@@ -510,6 +550,8 @@ def test_sums(driver, dtype, function):
         hi, lo = lane_sums([a, b, c])
         if function == "acc_zero":
             hi, lo = np.zeros_like(hi), np.zeros_like(hi)
+        if function == "acc_of":
+            hi, lo = lane_sums([a])
         if function == "acc_merge":
             hi, lo = merge(hi, lo, *lane_sums([c, b]), a.dtype)
         if function == "acc_fold":
@@ -521,6 +563,21 @@ def test_sums(driver, dtype, function):
     for isa in driver.isas():
         got = np.frombuffer(driver.vec(function, isa, dtype, [(0, *abc) for abc in records]))
         np.testing.assert_array_equal(got, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_sums_of_rows_side_by_side(driver, dtype, parts):
+    records = list(blocks(dtype, decades=12))
+    expected = []
+    for a, b, c in records:
+        hi, lo = (lanes.reshape(parts, -1) for lanes in lane_sums([a, b, c]))
+        while (width := hi.shape[1] // 2) > 0:
+            halves = hi[:, :width], lo[:, :width], hi[:, width:], lo[:, width:]
+            hi, lo = (lanes.reshape(parts, -1) for lanes in merge(*(half.ravel() for half in halves), a.dtype))
+        expected += [hi.ravel(), lo.ravel()]
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec("acc_fold_parts", isa, dtype, [(parts, *abc) for abc in records]))
+        np.testing.assert_array_equal(got, np.concatenate(expected), isa)
 
 
 # ---- the order of summation

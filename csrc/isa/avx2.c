@@ -411,6 +411,201 @@ FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
     return trailing_zeros(equal);
 }
 
+/* ---- rows side by side */
+
+/* All ones in the first n lanes of half a register. */
+FSM_INLINE __m128i half32(ptrdiff_t n) {
+    return _mm_cmpgt_epi32(_mm_set1_epi32((int)n), _mm_setr_epi32(0, 1, 2, 3));
+}
+
+FSM_INLINE __m128i half64(ptrdiff_t n) {
+    return _mm_cmpgt_epi64(_mm_set1_epi64x(n), _mm_set_epi64x(1, 0));
+}
+
+FSM_INLINE vf32 vf32_load_parts(const float *p, ptrdiff_t n, int parts, float fill) {
+    const __m128i half = half32(n);
+    vf32 r;
+    EACH(i) {
+        const int registers = parts == 8 ? 1 : 4 / parts; /* of a row */
+        __m256i lanes = lanes32(n, i % registers);
+        __m256 a;
+        if (parts == 8) {
+            lanes = _mm256_set_m128i(half, half);
+            a = _mm256_set_m128(_mm_maskload_ps(p + (2 * i + 1) * n, half), _mm_maskload_ps(p + 2 * i * n, half));
+        } else {
+            a = _mm256_maskload_ps(p + i / registers * n + 8 * (i % registers), lanes);
+        }
+        r.v[i] = _mm256_blendv_ps(_mm256_set1_ps(fill), a, _mm256_castsi256_ps(lanes));
+    }
+    return r;
+}
+
+/* In order: what is written beyond a row is written again. */
+FSM_INLINE void vf32_store_parts(float *p, ptrdiff_t n, int parts, vf32 a) {
+    const int registers = parts == 8 ? 1 : 4 / parts;
+    EACH(i) {
+        if (parts == 8) {
+            _mm_storeu_ps(p + 2 * i * n, _mm256_castps256_ps128(a.v[i]));
+            _mm_storeu_ps(p + (2 * i + 1) * n, _mm256_extractf128_ps(a.v[i], 1));
+        } else {
+            _mm256_storeu_ps(p + i / registers * n + 8 * (i % registers), a.v[i]);
+        }
+    }
+}
+
+FSM_INLINE vf32 vf32_set_parts(const float *p, int parts) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = parts == 8 ? _mm256_set_m128(_mm_set1_ps(p[2 * i + 1]), _mm_set1_ps(p[2 * i]))
+                            : _mm256_set1_ps(p[i * parts / 4]);
+    return r;
+}
+
+FSM_INLINE vf64 vf64_load_parts(const double *p, ptrdiff_t n, int parts, double fill) {
+    const __m128i half = half64(n);
+    vf64 r;
+    EACH(i) {
+        const int registers = parts == 8 ? 1 : 4 / parts; /* of a row */
+        __m256i lanes = lanes64(n, i % registers);
+        __m256d a;
+        if (parts == 8) {
+            lanes = _mm256_set_m128i(half, half);
+            a = _mm256_set_m128d(_mm_maskload_pd(p + (2 * i + 1) * n, half), _mm_maskload_pd(p + 2 * i * n, half));
+        } else {
+            a = _mm256_maskload_pd(p + i / registers * n + 4 * (i % registers), lanes);
+        }
+        r.v[i] = _mm256_blendv_pd(_mm256_set1_pd(fill), a, _mm256_castsi256_pd(lanes));
+    }
+    return r;
+}
+
+/* In order: what is written beyond a row is written again. */
+FSM_INLINE void vf64_store_parts(double *p, ptrdiff_t n, int parts, vf64 a) {
+    const int registers = parts == 8 ? 1 : 4 / parts;
+    EACH(i) {
+        if (parts == 8) {
+            _mm_storeu_pd(p + 2 * i * n, _mm256_castpd256_pd128(a.v[i]));
+            _mm_storeu_pd(p + (2 * i + 1) * n, _mm256_extractf128_pd(a.v[i], 1));
+        } else {
+            _mm256_storeu_pd(p + i / registers * n + 4 * (i % registers), a.v[i]);
+        }
+    }
+}
+
+FSM_INLINE vf64 vf64_set_parts(const double *p, int parts) {
+    vf64 r;
+    EACH(i)
+        r.v[i] = parts == 8 ? _mm256_set_m128d(_mm_set1_pd(p[2 * i + 1]), _mm_set1_pd(p[2 * i]))
+                            : _mm256_set1_pd(p[i * parts / 4]);
+    return r;
+}
+
+/* Of two registers that are folded to one, the lower and the upper lanes of the rows, which have 8 float64, 4 or 2. */
+#define LOWER(lanes, a, b)                                                                                             \
+    ((lanes) == 8 ? (a) : (lanes) == 4 ? _mm256_permute2f128_pd(a, b, 0x20) : _mm256_unpacklo_pd(a, b))
+#define UPPER(lanes, a, b)                                                                                             \
+    ((lanes) == 8 ? (b) : (lanes) == 4 ? _mm256_permute2f128_pd(a, b, 0x31) : _mm256_unpackhi_pd(a, b))
+
+/* Stores one float64 a row, which the last fold leaves in the order 0, 2, 1, 3. */
+FSM_INLINE void store_folded(double *p, int parts, const __m256d *folded) {
+    if (parts == 2)
+        _mm_storeu_pd(p, _mm256_castpd256_pd128(_mm256_permute4x64_pd(folded[0], 0xd8)));
+    FSM_UNROLL
+    for (int i = 0; i < parts / 4; i++)
+        _mm256_storeu_pd(p + 4 * i, _mm256_permute4x64_pd(folded[i], 0xd8));
+}
+
+FSM_INLINE __m256 max_of_shuffled(__m256 a, __m256 b) {
+    return _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+}
+
+FSM_INLINE void vf32_max_parts(vf32 a, int parts, float *max) {
+    if (parts == 1) {
+        *max = vf32_hmax(a);
+        return;
+    }
+    if (parts == 8) {
+        const __m256 b = max_of_shuffled(a.v[0], a.v[1]), c = max_of_shuffled(a.v[2], a.v[3]);
+        const __m256 m = _mm256_max_ps(_mm256_shuffle_ps(b, c, 0x88), _mm256_shuffle_ps(b, c, 0xdd));
+        const __m128 even = _mm256_castps256_ps128(m), odd = _mm256_extractf128_ps(m, 1);
+        _mm_storeu_ps(max, _mm_unpacklo_ps(even, odd));
+        _mm_storeu_ps(max + 4, _mm_unpackhi_ps(even, odd));
+        return;
+    }
+    if (parts == 2)
+        EACH(i)
+            a.v[i] = _mm256_max_ps(a.v[i], a.v[i ^ 1]);
+    const __m256 b = parts == 2 ? a.v[0] : a.v[0], c = parts == 2 ? a.v[2] : a.v[1];
+    __m256 m = _mm256_max_ps(_mm256_permute2f128_ps(b, c, 0x20), _mm256_permute2f128_ps(b, c, 0x31));
+    __m256 rest = m;
+    if (parts == 4)
+        rest =
+            _mm256_max_ps(_mm256_permute2f128_ps(a.v[2], a.v[3], 0x20), _mm256_permute2f128_ps(a.v[2], a.v[3], 0x31));
+    m = max_of_shuffled(m, rest);
+    m = _mm256_max_ps(m, _mm256_permute_ps(m, 0xb1));
+    const __m128 even = _mm256_castps256_ps128(m), odd = _mm256_extractf128_ps(m, 1);
+    const __m128 all = _mm_permute_ps(_mm_shuffle_ps(even, odd, 0x88), 0xd8);
+    if (parts == 4)
+        _mm_storeu_ps(max, all);
+    else
+        _mm_storel_pi((__m64 *)max, all);
+}
+
+FSM_INLINE vf64 fold_max64(int lanes, vf64 a) {
+    FSM_UNROLL
+    for (int i = 0; i < 2; i++)
+        a.v[i] = _mm256_max_pd(LOWER(lanes, a.v[2 * i], a.v[2 * i + 1]), UPPER(lanes, a.v[2 * i], a.v[2 * i + 1]));
+    return a;
+}
+
+FSM_INLINE void vf64_max_parts(vf64 a, int parts, double *max) {
+    if (parts == 1) {
+        *max = vf64_hmax(a);
+        return;
+    }
+    if (parts == 2)
+        a = fold_max64(8, a);
+    if (parts <= 4)
+        a = fold_max64(4, a);
+    store_folded(max, parts, fold_max64(2, a).v);
+}
+
+FSM_INLINE vf32_acc fold32(int lanes, vf32_acc s) {
+    EACH(i) {
+        const __m256d a = s.v[2 * i], b = s.v[2 * i + 1];
+        s.v[i] = _mm256_add_pd(LOWER(lanes, a, b), UPPER(lanes, a, b));
+    }
+    return s;
+}
+
+FSM_INLINE vf32_acc vf32_acc_of(vf32 a) {
+    vf32_acc s;
+    EACH(i) {
+        s.v[2 * i] = _mm256_cvtps_pd(_mm256_castps256_ps128(a.v[i]));
+        s.v[2 * i + 1] = _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[i], 1));
+    }
+    return s;
+}
+
+FSM_INLINE void vf32_acc_fold_parts(vf32_acc s, int parts, double *hi, double *lo) {
+    for (int i = 0; i < parts; i++)
+        lo[i] = 0;
+    if (parts == 1) {
+        *hi = vf32_acc_fold(s).hi;
+        return;
+    }
+    if (parts == 2) {
+        s.v[0] = _mm256_add_pd(s.v[0], s.v[2]);
+        s.v[1] = _mm256_add_pd(s.v[1], s.v[3]);
+        s.v[2] = _mm256_add_pd(s.v[4], s.v[6]);
+        s.v[3] = _mm256_add_pd(s.v[5], s.v[7]);
+    }
+    if (parts <= 4)
+        s = fold32(8, s);
+    s = fold32(2, fold32(4, s));
+    store_folded(hi, parts, s.v);
+}
+
 #include "two_sum.h"
 
 /* Each step brings the upper half of the lanes that are left down to the lower; what the others then hold
@@ -430,4 +625,37 @@ FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     return (fsm_sum){_mm256_cvtsd_f64(s.hi.v[0]), _mm256_cvtsd_f64(s.lo.v[0])};
 }
 
+FSM_INLINE vf64_acc vf64_acc_of(vf64 a) {
+    return (vf64_acc){a, vf64_set1(0)};
+}
+
+FSM_INLINE vf64_acc fold64(int lanes, vf64_acc s) {
+    vf64_acc lower = s, upper = s;
+    FSM_UNROLL
+    for (int i = 0; i < 2; i++) {
+        lower.hi.v[i] = LOWER(lanes, s.hi.v[2 * i], s.hi.v[2 * i + 1]);
+        lower.lo.v[i] = LOWER(lanes, s.lo.v[2 * i], s.lo.v[2 * i + 1]);
+        upper.hi.v[i] = UPPER(lanes, s.hi.v[2 * i], s.hi.v[2 * i + 1]);
+        upper.lo.v[i] = UPPER(lanes, s.lo.v[2 * i], s.lo.v[2 * i + 1]);
+    }
+    return vf64_acc_merge(lower, upper);
+}
+
+FSM_INLINE void vf64_acc_fold_parts(vf64_acc s, int parts, double *hi, double *lo) {
+    if (parts == 1) {
+        const fsm_sum sum = vf64_acc_fold(s);
+        *hi = sum.hi;
+        *lo = sum.lo;
+        return;
+    }
+    if (parts == 2)
+        s = fold64(8, s);
+    if (parts <= 4)
+        s = fold64(4, s);
+    s = fold64(2, s);
+    store_folded(hi, parts, s.hi.v);
+    store_folded(lo, parts, s.lo.v);
+}
+
+#define FSM_HAS_PARTS
 #include "../kernels.h"

@@ -372,6 +372,179 @@ FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
     return trailing_zeros(equal);
 }
 
+/* ---- rows side by side */
+
+FSM_INLINE __mmask16 first32(ptrdiff_t count) {
+    return (__mmask16)((UINT32_C(1) << count) - 1);
+}
+
+FSM_INLINE __mmask8 first64(ptrdiff_t count) {
+    return (__mmask8)((UINT32_C(1) << count) - 1);
+}
+
+/* The lanes in use of a register with one row, two or four. */
+FSM_INLINE __mmask16 lanes_in_parts32(ptrdiff_t n, int parts) {
+    return (__mmask16)(first32(n) * (parts == 8 ? 0x1111 : parts == 4 ? 0x0101 : 1));
+}
+
+FSM_INLINE __mmask8 lanes_in_parts64(ptrdiff_t n, int parts) {
+    return (__mmask8)(first64(n) * (parts == 8 ? 0x55 : parts == 4 ? 0x11 : 1));
+}
+
+FSM_INLINE vf32 vf32_load_parts(const float *p, ptrdiff_t n, int parts, float fill) {
+    if (parts == 1)
+        return vf32_load_n(p, n, fill);
+    const ptrdiff_t count = n * (parts / 2);
+    const __m512 none = _mm512_set1_ps(fill);
+    vf32 r;
+    EACH(i) {
+        const __m512 a = _mm512_mask_loadu_ps(none, first32(count), p + i * count);
+        r.v[i] = parts == 2 ? a : _mm512_mask_expand_ps(none, lanes_in_parts32(n, parts), a);
+    }
+    return r;
+}
+
+FSM_INLINE vf64 vf64_load_parts(const double *p, ptrdiff_t n, int parts, double fill) {
+    if (parts == 1)
+        return vf64_load_n(p, n, fill);
+    const ptrdiff_t count = n * (parts / 2);
+    const __m512d none = _mm512_set1_pd(fill);
+    vf64 r;
+    EACH(i) {
+        const __m512d a = _mm512_mask_loadu_pd(none, first64(count), p + i * count);
+        r.v[i] = parts == 2 ? a : _mm512_mask_expand_pd(none, lanes_in_parts64(n, parts), a);
+    }
+    return r;
+}
+
+FSM_INLINE void vf32_store_parts(float *p, ptrdiff_t n, int parts, vf32 a) {
+    const ptrdiff_t count = parts == 1 ? 16 : n * (parts / 2);
+    EACH(i)
+        _mm512_storeu_ps(p + i * count,
+                         parts <= 2 ? a.v[i] : _mm512_maskz_compress_ps(lanes_in_parts32(n, parts), a.v[i]));
+}
+
+FSM_INLINE void vf64_store_parts(double *p, ptrdiff_t n, int parts, vf64 a) {
+    const ptrdiff_t count = parts == 1 ? 8 : n * (parts / 2);
+    EACH(i)
+        _mm512_storeu_pd(p + i * count,
+                         parts <= 2 ? a.v[i] : _mm512_maskz_compress_pd(lanes_in_parts64(n, parts), a.v[i]));
+}
+
+FSM_INLINE vf32 vf32_set_parts(const float *p, int parts) {
+    if (parts <= 2)
+        return (vf32){{_mm512_set1_ps(p[0]), _mm512_set1_ps(p[parts / 2])}};
+    const __m512 a = _mm512_castps256_ps512(parts == 4 ? _mm256_castps128_ps256(_mm_loadu_ps(p)) : _mm256_loadu_ps(p));
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i row = _mm512_srli_epi32(lane, parts == 4 ? 3 : 2);
+    return (vf32){
+        {_mm512_permutexvar_ps(row, a), _mm512_permutexvar_ps(_mm512_add_epi32(row, _mm512_set1_epi32(parts / 2)), a)}};
+}
+
+FSM_INLINE vf64 vf64_set_parts(const double *p, int parts) {
+    if (parts <= 2)
+        return (vf64){{_mm512_set1_pd(p[0]), _mm512_set1_pd(p[parts / 2])}};
+    const __m512d a = parts == 4 ? _mm512_castpd256_pd512(_mm256_loadu_pd(p)) : _mm512_loadu_pd(p);
+    const __m512i row = _mm512_srli_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), parts == 4 ? 2 : 1);
+    return (vf64){
+        {_mm512_permutexvar_pd(row, a), _mm512_permutexvar_pd(_mm512_add_epi64(row, _mm512_set1_epi64(parts / 2)), a)}};
+}
+
+/* Of two registers that are folded to one, the lower and the upper lanes of the rows, which have 8 float64, 4 or 2. The
+ * last of these folds leaves rows in the order 0, 4, 1, 5, 2, 6, 3, 7. */
+#define LOWER(lanes, a, b)                                                                                             \
+    ((lanes) == 8   ? _mm512_shuffle_f64x2(a, b, 0x44)                                                                 \
+     : (lanes) == 4 ? _mm512_shuffle_f64x2(a, b, 0x88)                                                                 \
+                    : _mm512_unpacklo_pd(a, b))
+#define UPPER(lanes, a, b)                                                                                             \
+    ((lanes) == 8   ? _mm512_shuffle_f64x2(a, b, 0xee)                                                                 \
+     : (lanes) == 4 ? _mm512_shuffle_f64x2(a, b, 0xdd)                                                                 \
+                    : _mm512_unpackhi_pd(a, b))
+
+/* Stores one float64 of each of 2 rows, of 4, in the first of their lanes, or of 8, which the last fold has brought
+ * together. */
+FSM_INLINE void store_folded(double *p, int parts, __m512d a) {
+    if (parts == 2)
+        _mm_storeu_pd(p, _mm_unpacklo_pd(_mm512_castpd512_pd128(a), _mm512_extractf64x2_pd(a, 2)));
+    else if (parts == 4)
+        _mm256_storeu_pd(p, _mm512_castpd512_pd256(_mm512_maskz_compress_pd(0x55, a)));
+    else
+        _mm512_storeu_pd(p, _mm512_permutexvar_pd(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), a));
+}
+
+FSM_INLINE void vf32_max_parts(vf32 a, int parts, float *max) {
+    if (parts == 1) {
+        *max = vf32_hmax(a);
+        return;
+    }
+    /* Rows of 4 lanes or, of two rows, of 8. */
+    const __m512 b = a.v[0], c = a.v[1];
+    __m512 m = parts == 2   ? _mm512_max_ps(_mm512_shuffle_f32x4(b, c, 0x44), _mm512_shuffle_f32x4(b, c, 0xee))
+               : parts == 4 ? _mm512_max_ps(_mm512_shuffle_f32x4(b, c, 0x88), _mm512_shuffle_f32x4(b, c, 0xdd))
+                            : _mm512_max_ps(_mm512_shuffle_ps(b, c, 0x44), _mm512_shuffle_ps(b, c, 0xee));
+    if (parts == 2)
+        m = _mm512_max_ps(m, _mm512_shuffle_f32x4(m, m, 0xb1));
+    if (parts <= 4)
+        m = _mm512_max_ps(m, _mm512_permute_ps(m, 0x4e));
+    m = _mm512_max_ps(m, _mm512_permute_ps(m, 0xb1));
+    if (parts == 2) {
+        max[0] = _mm512_cvtss_f32(m);
+        max[1] = _mm_cvtss_f32(_mm512_extractf32x4_ps(m, 2));
+    } else if (parts == 4) {
+        _mm_storeu_ps(max, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, m)));
+    } else {
+        const __m512i lanes = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+        _mm256_storeu_ps(max, _mm512_castps512_ps256(_mm512_permutexvar_ps(lanes, m)));
+    }
+}
+
+FSM_INLINE void vf64_max_parts(vf64 a, int parts, double *max) {
+    if (parts == 1) {
+        *max = vf64_hmax(a);
+        return;
+    }
+    const int lanes = 16 / parts;
+    __m512d m = _mm512_max_pd(LOWER(lanes, a.v[0], a.v[1]), UPPER(lanes, a.v[0], a.v[1]));
+    if (parts == 2)
+        m = _mm512_max_pd(m, _mm512_shuffle_f64x2(m, m, 0xb1));
+    if (parts <= 4)
+        m = _mm512_max_pd(m, _mm512_permute_pd(m, 0x55));
+    store_folded(max, parts, m);
+}
+
+FSM_INLINE __m512d fold32(int lanes, __m512d a, __m512d b) {
+    return _mm512_add_pd(LOWER(lanes, a, b), UPPER(lanes, a, b));
+}
+
+FSM_INLINE vf32_acc vf32_acc_of(vf32 a) {
+    vf32_acc s;
+    EACH(i) {
+        s.v[2 * i] = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v[i]));
+        s.v[2 * i + 1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v[i], 1));
+    }
+    return s;
+}
+
+FSM_INLINE void vf32_acc_fold_parts(vf32_acc s, int parts, double *hi, double *lo) {
+    for (int i = 0; i < parts; i++)
+        lo[i] = 0;
+    if (parts == 1) {
+        *hi = vf32_acc_fold(s).hi;
+        return;
+    }
+    __m512d a;
+    if (parts == 8) {
+        a = fold32(2, fold32(4, s.v[0], s.v[1]), fold32(4, s.v[2], s.v[3]));
+    } else {
+        a = parts == 4 ? fold32(4, fold32(8, s.v[0], s.v[1]), fold32(8, s.v[2], s.v[3]))
+                       : fold32(8, _mm512_add_pd(s.v[0], s.v[1]), _mm512_add_pd(s.v[2], s.v[3]));
+        if (parts == 2)
+            a = _mm512_add_pd(a, _mm512_shuffle_f64x2(a, a, 0xb1));
+        a = _mm512_add_pd(a, _mm512_permute_pd(a, 0x55));
+    }
+    store_folded(hi, parts, a);
+}
+
 #include "two_sum.h"
 
 /* Each step brings the upper half of the lanes that are left down to the lower; what the others then hold
@@ -393,4 +566,42 @@ FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     return (fsm_sum){_mm512_cvtsd_f64(s.hi.v[0]), _mm512_cvtsd_f64(s.lo.v[0])};
 }
 
+FSM_INLINE vf64_acc vf64_acc_of(vf64 a) {
+    return (vf64_acc){a, vf64_set1(0)};
+}
+
+/* What a fold leaves in registers beyond the first does not count. */
+FSM_INLINE vf64_acc fold64(int lanes, vf64_acc s) {
+    vf64_acc lower = s, upper = s;
+    lower.hi.v[0] = LOWER(lanes, s.hi.v[0], s.hi.v[1]);
+    lower.lo.v[0] = LOWER(lanes, s.lo.v[0], s.lo.v[1]);
+    upper.hi.v[0] = UPPER(lanes, s.hi.v[0], s.hi.v[1]);
+    upper.lo.v[0] = UPPER(lanes, s.lo.v[0], s.lo.v[1]);
+    return vf64_acc_merge(lower, upper);
+}
+
+FSM_INLINE void vf64_acc_fold_parts(vf64_acc s, int parts, double *hi, double *lo) {
+    if (parts == 1) {
+        const fsm_sum sum = vf64_acc_fold(s);
+        *hi = sum.hi;
+        *lo = sum.lo;
+        return;
+    }
+    s = fold64(16 / parts, s);
+    vf64_acc upper = s;
+    if (parts == 2) {
+        upper.hi.v[0] = _mm512_shuffle_f64x2(s.hi.v[0], s.hi.v[0], 0xb1);
+        upper.lo.v[0] = _mm512_shuffle_f64x2(s.lo.v[0], s.lo.v[0], 0xb1);
+        s = upper = vf64_acc_merge(s, upper);
+    }
+    if (parts <= 4) {
+        upper.hi.v[0] = _mm512_permute_pd(s.hi.v[0], 0x55);
+        upper.lo.v[0] = _mm512_permute_pd(s.lo.v[0], 0x55);
+        s = vf64_acc_merge(s, upper);
+    }
+    store_folded(hi, parts, s.hi.v[0]);
+    store_folded(lo, parts, s.lo.v[0]);
+}
+
+#define FSM_HAS_PARTS
 #include "../kernels.h"

@@ -1,11 +1,16 @@
 /* Every kernel of one precision, for the instruction set whose file includes this. */
 #include "../vec.h"
+#if !defined(FSM_HAS_PARTS)
+#include "../parts.h"
+#endif
 
 #include "../load.h"
 #include "../store.h"
 #include "math.h"
 #include "passes.h"
 #include "tile.h"
+
+#include "short_rows.h"
 
 #include "softmax.h"
 

@@ -18,6 +18,16 @@ FSM_INLINE FN(reach) FN(reach_of_none)(void) {
     return (FN(reach)){vec_set1(0), vec_set1(0), vec_set1(1)};
 }
 
+FSM_INLINE FN(reach) FN(reach_of)(vec grad, vec saved, FN(gradient) of) {
+    if (of == FN(OF_SOFTMAX))
+        return (FN(reach)){vec_abs(grad), saved, saved};
+    return (FN(reach)){vec_abs(grad), vec_clamp(saved, vec_set1(MIN_NORMAL)), vec_set1(1)};
+}
+
+FSM_INLINE FN(reach) FN(reach_join)(FN(reach) a, FN(reach) b) {
+    return (FN(reach)){vec_max(a.grad, b.grad), vec_bits_or(a.saved, b.saved), vec_min(a.least, b.least)};
+}
+
 /* y times E_FACTOR, in integers; 0 <= y < 2. Where y is normal that adds to its exponent field. A subnormal y, which
  * has no leading 1, becomes with one more in that field a normal number, too large by what the field alone stands for.
  * Of the two the right one is the smaller. */
@@ -27,36 +37,46 @@ FSM_INLINE vec FN(scale)(vec y) {
     return vec_min(normal, vec_sub(vec_bits_sub(y, vec_set1(MINUS_E_FIELD_AND_1)), too_large));
 }
 
+/* The same of `count` blocks in place, of which `least` has the smallest. */
+FSM_INLINE void FN(scale_blocks)(vec *y, const int count, vec least) {
+    if (vec_any_lt(least, vec_set1(MIN_NORMAL))) {
+        FSM_UNROLL
+        for (int i = 0; i < count; i++)
+            y[i] = FN(scale)(y[i]);
+    } else {
+        FSM_UNROLL
+        for (int i = 0; i < count; i++)
+            y[i] = vec_mul(y[i], vec_set1(E_FACTOR));
+    }
+}
+
 /* ---- sums */
+
+/* The term of a block; widens `reach`. */
+FSM_INLINE vec FN(gradient_term)(vec grad, vec saved, FN(reach) * reach, FN(gradient) of) {
+    const FN(reach) here = FN(reach_of)(grad, saved, of);
+    *reach = FN(reach_join)(*reach, here);
+    if (of == FN(OF_LOG_SOFTMAX))
+        return grad;
+    FN(scale_blocks)(&saved, 1, here.least);
+    return vec_mul(grad, saved);
+}
 
 /* The terms of 4 blocks of a lane; widens `reach`. Where grad is 0, as it is where there are fewer, saved is of no
  * account. */
 FSM_INLINE vec FN(gradient_terms)(const vec *grad, const vec *saved, FN(reach) * reach, FN(gradient) of) {
-    vec size[4], positive[4];
+    FN(reach) each[4];
+    vec scaled[4];
     FSM_UNROLL
     for (int i = 0; i < 4; i++) {
-        size[i] = vec_abs(grad[i]);
-        positive[i] = of == FN(OF_SOFTMAX) ? saved[i] : vec_clamp(saved[i], vec_set1(MIN_NORMAL));
+        each[i] = FN(reach_of)(grad[i], saved[i], of);
+        scaled[i] = saved[i];
     }
-    const vec most = vec_max(vec_max(size[0], size[1]), vec_max(size[2], size[3]));
-    const vec bits = vec_bits_or(vec_bits_or(positive[0], positive[1]), vec_bits_or(positive[2], positive[3]));
-    reach->grad = vec_max(reach->grad, most);
-    reach->saved = vec_bits_or(reach->saved, bits);
+    const FN(reach) here = FN(reach_join)(FN(reach_join)(each[0], each[1]), FN(reach_join)(each[2], each[3]));
+    *reach = FN(reach_join)(*reach, here);
     if (of == FN(OF_LOG_SOFTMAX))
-        return vec_add(vec_add(grad[0], grad[2]), vec_add(grad[1], grad[3]));
-
-    const vec least = vec_min(vec_min(saved[0], saved[1]), vec_min(saved[2], saved[3]));
-    reach->least = vec_min(reach->least, least);
-    vec scaled[4];
-    if (vec_any_lt(least, vec_set1(MIN_NORMAL))) {
-        FSM_UNROLL
-        for (int i = 0; i < 4; i++)
-            scaled[i] = FN(scale)(saved[i]);
-    } else {
-        FSM_UNROLL
-        for (int i = 0; i < 4; i++)
-            scaled[i] = vec_mul(saved[i], vec_set1(E_FACTOR));
-    }
+        return FN(add_four)(grad[0], grad[1], grad[2], grad[3]);
+    FN(scale_blocks)(scaled, 4, here.least);
     const vec even = vec_fma(grad[2], scaled[2], vec_mul(grad[0], scaled[0]));
     const vec odd = vec_fma(grad[3], scaled[3], vec_mul(grad[1], scaled[1]));
     return vec_add(even, odd);
@@ -193,8 +213,9 @@ static void FN(plain_results)(const real *grad, const real *saved, real *y, ptrd
     }
 }
 
-/* Whether a row, or a column, may be taken times E_FACTOR, from what FN(reach) says of it. A y below 0, -0 included, a
- * y or logp of 2 or more and a NaN have one of the two highest bits. A NaN of grad shows in the sum. */
+/* Whether a row, or a column, may be taken times E_FACTOR, from what FN(reach) says of it, or of others too. A y below
+ * 0, -0 included, a y or logp of 2 or more and a NaN have one of the two highest bits. A NaN of grad shows in the sum.
+ */
 FSM_INLINE_ bool FN(is_ordinary)(const FN(group) * g, real grad, real_bits saved, double sum, FN(gradient) of) {
     const double limit = g->args->temperature < 1 ? MOST_GRAD * g->args->temperature : MOST_GRAD;
     return (saved >> (8 * sizeof saved - 2) == 0) & (grad < limit) &
@@ -202,6 +223,17 @@ FSM_INLINE_ bool FN(is_ordinary)(const FN(group) * g, real grad, real_bits saved
 }
 
 /* ---- rows */
+
+/* The bits of all lanes. */
+FSM_INLINE_ real_bits FN(bits_of)(vec a) {
+    real lanes[LANES];
+    real_bits each[LANES], bits = 0;
+    vec_store(lanes, a);
+    memcpy(each, lanes, sizeof each);
+    for (int j = 0; j < LANES; j++)
+        bits |= each[j];
+    return bits;
+}
 
 /* A chunk of an operand of row r: where it lies, or loaded into `room`. */
 FSM_INLINE_ const real *FN(chunk_of)(const FN(group) * g, int which, bool ready, ptrdiff_t r, ptrdiff_t begin,
@@ -257,11 +289,7 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
             sum = FN(sum_merge)(sum, FN(gradient_sum_row)(grad, saved, count, &reach, of));
         }
         double total = sum.hi + sum.lo;
-        real_bits lanes[LANES], saved_bits = 0;
-        memcpy(lanes, &reach.saved, sizeof lanes);
-        for (int j = 0; j < LANES; j++)
-            saved_bits |= lanes[j];
-        const bool ordinary = FN(is_ordinary)(g, vec_hmax(reach.grad), saved_bits, total, of);
+        const bool ordinary = FN(is_ordinary)(g, vec_hmax(reach.grad), FN(bits_of)(reach.saved), total, of);
         if (!ordinary)
             total = FN(plain_sum)(g, r, of);
         const real factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
@@ -278,6 +306,46 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
             if (!g->y_ready)
                 FN(store)(args, FSM_Y, fsm_row_across(g->row, args, r).at[FSM_Y], c, count, y);
         }
+    }
+}
+
+/* ---- short rows */
+
+/* A batch at a time, whose rows are all ordinary; else they are taken one by one. */
+FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const int parts,
+                                     void (*rows)(const FN(group) *)) {
+    const double factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
+    double hi[SHORT_ROWS] = {0}, lo[SHORT_ROWS] = {0};
+    real sums[SHORT_ROWS], results[SHORT_ROOM];
+    for (ptrdiff_t first = 0; first < g->rows; first += SHORT_ROWS) {
+        const FN(batch) batch = FN(batch_of)(g, first, parts);
+        const real *grad = FN(in_place)(g, FSM_X, first, 0), *saved = FN(in_place)(g, FSM_SAVED, first, 0);
+        FN(reach) reach = FN(reach_of_none)();
+        for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
+            const vec a = FN(load_short)(grad, batch, r, 0), b = FN(load_short)(saved, batch, r, 1);
+            vec_acc_fold_parts(vec_acc_of(FN(gradient_term)(a, b, &reach, of)), parts, hi + r, lo + r);
+        }
+        const real most = vec_hmax(reach.grad);
+        const real_bits bits = FN(bits_of)(reach.saved);
+        bool ordinary = true;
+        for (ptrdiff_t r = 0; r < SHORT_ROWS; r++) {
+            const double total = hi[r] + lo[r] + 0.0; /* never -0 */
+            sums[r] = (real)(total * factor);
+            ordinary = ordinary & (FN(is_ordinary)(g, most, bits, total, of) | (r >= batch.rows));
+        }
+        if (!ordinary) {
+            const FN(group) others = FN(part_of_group)(g, first, batch.rows);
+            rows(&others);
+            continue;
+        }
+        FN(gradient_plan) plan = FN(gradient_plan_of)(vec_set1(0), reach, g->beta);
+        for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
+            vec a = FN(load_short)(grad, batch, r, 0), b = FN(load_short)(saved, batch, r, 1);
+            plan.sum = vec_set_parts(sums + r, parts);
+            FN(gradient_blocks)(&a, &b, 1, plan, of);
+            FN(store_short)(results, batch, r, a);
+        }
+        memcpy(FN(in_place)(g, FSM_Y, first, 0), results, (size_t)(batch.rows * batch.n) * sizeof *results);
     }
 }
 
@@ -433,11 +501,23 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
 
 /* ---- the two */
 
-#define GRADIENT_PLAN                                                                                                  \
-    ((FN(plan)){.hold_rows = false, .room = GRADIENT_ROOM, .tiles = GRADIENT_TILES, .most_rows = PTRDIFF_MAX})
+#define GRADIENT_PLAN(in_line)                                                                                         \
+    ((FN(plan)){.hold_rows = false,                                                                                    \
+                .room = GRADIENT_ROOM,                                                                                 \
+                .tiles = GRADIENT_TILES,                                                                               \
+                .most_rows = PTRDIFF_MAX,                                                                              \
+                .short_rows = (in_line)})
 
 static void FN(softmax_grad_rows)(const FN(group) * g) {
     FN(gradient_rows)(g, FN(OF_SOFTMAX));
+}
+
+FSM_INLINE void FN(softmax_grad_batches)(const FN(group) * g, const int parts) {
+    FN(gradient_batches)(g, FN(OF_SOFTMAX), parts, FN(softmax_grad_rows));
+}
+
+static void FN(softmax_grad_short_rows)(const FN(group) * g) {
+    WITH_PARTS(FN(softmax_grad_batches), g)
 }
 
 static void FN(softmax_grad_columns)(const FN(group) * g) {
@@ -445,11 +525,20 @@ static void FN(softmax_grad_columns)(const FN(group) * g) {
 }
 
 static void FN(softmax_grad)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    FN(each_group)(args, begin, end, scratch, GRADIENT_PLAN, FN(softmax_grad_rows), FN(softmax_grad_columns));
+    FN(each_group)(args, begin, end, scratch, GRADIENT_PLAN(FN(softmax_grad_short_rows)), FN(softmax_grad_rows),
+                   FN(softmax_grad_columns));
 }
 
 static void FN(log_softmax_grad_rows)(const FN(group) * g) {
     FN(gradient_rows)(g, FN(OF_LOG_SOFTMAX));
+}
+
+FSM_INLINE void FN(log_softmax_grad_batches)(const FN(group) * g, const int parts) {
+    FN(gradient_batches)(g, FN(OF_LOG_SOFTMAX), parts, FN(log_softmax_grad_rows));
+}
+
+static void FN(log_softmax_grad_short_rows)(const FN(group) * g) {
+    WITH_PARTS(FN(log_softmax_grad_batches), g)
 }
 
 static void FN(log_softmax_grad_columns)(const FN(group) * g) {
@@ -457,5 +546,6 @@ static void FN(log_softmax_grad_columns)(const FN(group) * g) {
 }
 
 static void FN(log_softmax_grad)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    FN(each_group)(args, begin, end, scratch, GRADIENT_PLAN, FN(log_softmax_grad_rows), FN(log_softmax_grad_columns));
+    FN(each_group)(args, begin, end, scratch, GRADIENT_PLAN(FN(log_softmax_grad_short_rows)), FN(log_softmax_grad_rows),
+                   FN(log_softmax_grad_columns));
 }

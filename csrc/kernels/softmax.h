@@ -90,6 +90,115 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
             FN(fill_row)(g, r, special[r] == 2, 0);
 }
 
+/* How far the maximum may be above, or below, the guess, times beta. */
+#define GUESS_HIGH 40
+#define GUESS_LOW  10
+
+/* ---- short rows */
+
+/* The least sum of a row whose maximum is at most GUESS_LOW below what e is relative to. */
+#define LEAST_SUM (E_FACTOR * (real)0x1p-16)
+
+/* Of a batch. */
+typedef struct {
+    real limit;                              /* larger x are too far above what e is relative to */
+    real magic[SHORT_ROWS], low[SHORT_ROWS]; /* the frames of the exponentials */
+    double hi[SHORT_ROWS], lo[SHORT_ROWS];   /* sums */
+    real e[SHORT_ROOM];                      /* then the results */
+} FN(short_terms);
+
+/* The frames of rows that need no shift. False: one does, or its maximum is not finite. `alike`: whether the maxima lie
+ * near each other. */
+FSM_INLINE bool FN(softmax_frames)(const real *x, FN(batch) batch, FN(beta) beta, FN(short_terms) * terms,
+                                   bool *alike) {
+    real max[SHORT_ROWS];
+    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts)
+        vec_max_parts(FN(load_short)(x, batch, r, -(real)INFINITY), batch.parts, max + r);
+    real high = max[0], low = max[0];
+    for (ptrdiff_t r = 0; r < SHORT_ROWS; r++) {
+        max[r] = r < batch.rows ? max[r] : max[0];
+        high = max[r] > high ? max[r] : high;
+        low = max[r] < low ? max[r] : low;
+    }
+    for (ptrdiff_t r = 0; r < SHORT_ROWS; r += LANES) {
+        const FN(exp_frame) frame = FN(exp_frame_of)(vec_load(max + r), vec_set1(0), beta);
+        vec_store(terms->magic + r, frame.magic);
+        vec_store(terms->low + r, frame.low);
+    }
+    terms->limit = high + GUESS_LOW / beta.hi;
+    high *= beta.hi;
+    low *= beta.hi;
+    *alike = high - low < GUESS_LOW && FN(in_direct_range)(2 * high) && FN(in_direct_range)(2 * low);
+    return FN(in_direct_range)(high) && FN(in_direct_range)(low);
+}
+
+/* Exponentials and sums. `same`: in the frame of row 0. False: the frame of some row does not do for it. */
+FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta) beta, const bool same,
+                                        FN(short_terms) * terms) {
+    real *e = terms->e;
+    vec most = vec_set1(-(real)INFINITY);
+    FN(exp_frame) frame = {vec_set1(terms->magic[0]), vec_set1(terms->low[0]), vec_set1(0), beta};
+    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts, e += LANES) {
+        if (!same) {
+            frame.magic = vec_set_parts(terms->magic + r, batch.parts);
+            frame.low = vec_set_parts(terms->low + r, batch.parts);
+        }
+        vec a = FN(load_short)(x, batch, r, -(real)INFINITY);
+        most = same ? vec_max(most, a) : most;
+        FN(exp_blocks)(&a, 1, &frame, FN(is_scaled)(beta) || vec_any_lt(vec_abs(a), vec_set1(MIN_NORMAL)));
+        vec_store(e, a);
+        vec_acc_fold_parts(vec_acc_of(a), batch.parts, terms->hi + r, terms->lo + r);
+    }
+    int off = vec_any_lt(vec_set1(terms->limit), most);
+    for (ptrdiff_t i = 0; i < batch.rows; i++)
+        off |= !(terms->hi[i] > LEAST_SUM);
+    return !off;
+}
+
+/* The results, and where they belong. */
+FSM_INLINE void FN(softmax_short_results)(const FN(group) * g, ptrdiff_t first, FN(batch) batch,
+                                          FN(short_terms) * terms) {
+    const real flush_below = (real)g->args->flush_below;
+    const real *e = terms->e;
+    real hi[SHORT_ROWS], lo[SHORT_ROWS];
+    for (int i = 0; i < SHORT_ROWS; i++)
+        FN(sum_reciprocal)((fsm_sum){terms->hi[i], terms->lo[i]}, 1, &hi[i], &lo[i]);
+    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts, e += LANES) {
+        const FN(divisor) divisor = {vec_set_parts(hi + r, batch.parts), vec_set_parts(lo + r, batch.parts)};
+        vec a = FN(quotient)(vec_load(e), divisor);
+        if (flush_below > 0)
+            a = vec_select_lt(a, vec_set1(flush_below), vec_set1(0), a);
+        FN(store_short)(terms->e, batch, r, a);
+    }
+    memcpy(FN(in_place)(g, FSM_Y, first, 0), terms->e, (size_t)(batch.rows * batch.n) * sizeof *e);
+}
+
+/* Rows of one array are mostly alike: if the maxima of a batch lie near each other, the next batch takes its frame,
+ * which spares it the maxima. No bit depends on that, as k changes none. A batch with a row that needs more than this
+ * is done row by row. */
+FSM_INLINE void FN(softmax_batches)(const FN(group) * g, const int parts) {
+    FN(short_terms) terms;
+    bool alike = false;
+    for (ptrdiff_t i = 0; i < SHORT_ROWS; i++)
+        terms.hi[i] = terms.lo[i] = 0;
+    for (ptrdiff_t r = 0; r < g->rows; r += SHORT_ROWS) {
+        const FN(batch) batch = FN(batch_of)(g, r, parts);
+        const real *x = FN(in_place)(g, FSM_X, r, 0);
+        if ((alike && FN(softmax_short_terms)(x, batch, g->beta, true, &terms)) ||
+            (FN(softmax_frames)(x, batch, g->beta, &terms, &alike) &&
+             FN(softmax_short_terms)(x, batch, g->beta, false, &terms))) {
+            FN(softmax_short_results)(g, r, batch, &terms);
+            continue;
+        }
+        const FN(group) others = FN(part_of_group)(g, r, batch.rows);
+        FN(softmax_whole_rows)(&others);
+    }
+}
+
+static void FN(softmax_short_rows)(const FN(group) * g) {
+    WITH_PARTS(FN(softmax_batches), g)
+}
+
 /* ---- a row for which there is no room */
 
 static void FN(softmax_long_row)(const FN(group) * g) {
@@ -151,10 +260,6 @@ static void FN(softmax_rows)(const FN(group) * g) {
 /* Numbers in the scratch; the rest of it is for the lanes of SOFTMAX_TILES tiles. */
 #define SOFTMAX_ROOM (SCRATCH_ROOM - (ptrdiff_t)(SOFTMAX_TILES * LANES * sizeof(vec_acc) / sizeof(real)))
 _Static_assert(SOFTMAX_ROOM * sizeof(real) % 64 == 0, "lanes are aligned");
-
-/* How far the maximum may be above, or below, the guess, times beta. */
-#define GUESS_HIGH 40
-#define GUESS_LOW  10
 
 typedef struct {
     FN(range) range; /* of what has been read */
@@ -372,7 +477,11 @@ static void FN(softmax_columns)(const FN(group) * g) {
 
 static void FN(softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     bool survey = false;
-    const FN(plan) plan = {
-        .hold_rows = true, .room = SOFTMAX_ROOM, .tiles = SOFTMAX_TILES, .most_rows = PTRDIFF_MAX, .survey = &survey};
+    const FN(plan) plan = {.hold_rows = true,
+                           .room = SOFTMAX_ROOM,
+                           .tiles = SOFTMAX_TILES,
+                           .most_rows = PTRDIFF_MAX,
+                           .survey = &survey,
+                           .short_rows = FN(softmax_short_rows)};
     FN(each_group)(args, begin, end, scratch, plan, FN(softmax_rows), FN(softmax_columns));
 }

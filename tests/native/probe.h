@@ -54,6 +54,20 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         return sizeof(real);
     }
 
+    /* Rows side by side: n is their length, times 16, and how many share a block. */
+    const int parts = n % 16;
+    BLOCK(load_parts, vec_load_parts(a, n / 16, parts, b[0]))
+    BLOCK(set_parts, vec_set_parts(a, parts))
+    if (IS(store_parts)) {
+        vec_store(out, vc);
+        vec_store_parts(out, n / 16, parts, va);
+        return LANES * sizeof(real);
+    }
+    if (IS(max_parts)) {
+        vec_max_parts(va, parts, out);
+        return (size_t)parts * sizeof(real);
+    }
+
     EACH_LANE(log1p, fsm_log1p(a[j]))
     EACH_LANE(log, fsm_log(a[j]))
     EACH_LANE(exp, fsm_exp(a[j]))
@@ -91,7 +105,13 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         memcpy(result, &total, sizeof total);
         return sizeof total;
     }
-    if (IS(acc_zero) || IS(acc_add) || IS(acc_merge) || IS(acc_get)) {
+    if (IS(acc_of))
+        sum = vec_acc_of(va);
+    if (IS(acc_fold_parts)) {
+        vec_acc_fold_parts(sum, parts, lanes, lanes + parts);
+        return 2 * (size_t)parts * sizeof(double);
+    }
+    if (IS(acc_of) || IS(acc_zero) || IS(acc_add) || IS(acc_merge) || IS(acc_get)) {
         vec_acc_get(sum, lanes, lanes + LANES);
         return 2 * LANES * sizeof(double);
     }
