@@ -39,6 +39,7 @@
 #define vec_store_parts    vf32_store_parts
 #define vec_set_parts      vf32_set_parts
 #define vec_max_parts      vf32_max_parts
+#define vec_find_parts     vf32_find_parts
 #define vec_acc_of         vf32_acc_of
 #define vec_acc_fold_parts vf32_acc_fold_parts
 

@@ -41,6 +41,7 @@
 #define vec_store_parts    vf64_store_parts
 #define vec_set_parts      vf64_set_parts
 #define vec_max_parts      vf64_max_parts
+#define vec_find_parts     vf64_find_parts
 #define vec_acc_of         vf64_acc_of
 #define vec_acc_fold_parts vf64_acc_fold_parts
 

@@ -37,6 +37,18 @@ FSM_INLINE void vec_max_parts(vec a, int parts, real *max) {
     }
 }
 
+FSM_INLINE void vec_find_parts(vec a, vec b, int parts, int *at) {
+    const int width = LANES / parts;
+    real lanes[LANES], wanted[LANES];
+    vec_store(lanes, a);
+    vec_store(wanted, b);
+    for (int i = 0; i < parts; i++) {
+        at[i] = 0;
+        while (at[i] < width && !(lanes[i * width + at[i]] == wanted[i * width + at[i]]))
+            at[i]++;
+    }
+}
+
 FSM_INLINE vec_acc vec_acc_of(vec a) {
     return vec_acc_add(vec_acc_zero(), a);
 }

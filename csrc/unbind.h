@@ -38,6 +38,7 @@
 #undef vec_store_parts
 #undef vec_set_parts
 #undef vec_max_parts
+#undef vec_find_parts
 #undef vec_acc_of
 #undef vec_acc_fold_parts
 #undef MIN_NORMAL

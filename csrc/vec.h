@@ -57,7 +57,8 @@ FSM_INLINE void vec_acc_get(vec_acc s, double *hi, double *lo); /* LANES each */
  * lanes, n or more. parts is 1, 2, 4 or 8. A store may change what lies between the last row and p + LANES. */
 FSM_INLINE vec vec_load_parts(const real *p, ptrdiff_t n, int parts, real fill); /* lanes from n on are fill */
 FSM_INLINE void vec_store_parts(real *p, ptrdiff_t n, int parts, vec a);
-FSM_INLINE vec vec_set_parts(const real *p, int parts);     /* p[i] in all lanes of row i */
-FSM_INLINE void vec_max_parts(vec a, int parts, real *max); /* vec_hmax of each row */
-FSM_INLINE vec_acc vec_acc_of(vec a);                       /* vec_acc_add to vec_acc_zero, but for the sign of zeros */
+FSM_INLINE vec vec_set_parts(const real *p, int parts);           /* p[i] in all lanes of row i */
+FSM_INLINE void vec_max_parts(vec a, int parts, real *max);       /* vec_hmax of each row */
+FSM_INLINE void vec_find_parts(vec a, vec b, int parts, int *at); /* vec_find_eq of each row, or LANES/parts */
+FSM_INLINE vec_acc vec_acc_of(vec a); /* vec_acc_add to vec_acc_zero, but for the sign of zeros */
 FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo); /* vec_acc_fold of each row */

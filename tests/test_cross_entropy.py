@@ -286,6 +286,30 @@ def test_any_layout_gives_the_bits_of_contiguous_rows(data):
         assert_same_bits(np.moveaxis(got[1], axis, -1), gradient)
 
 
+def test_batches_of_short_rows(isa, dtype):
+    """Rows that fit in a block are computed several at a time, unless one of a batch is not ordinary."""
+    lanes = 128 // np.dtype(dtype).itemsize
+    for n in range(1, lanes + 2):
+        rng = np.random.default_rng(n)
+        x = rng.standard_normal((170, n)).astype(dtype)
+        x[40] += 3e6
+        x[100, -1] = [np.nan, np.inf, -np.inf][n % 3]
+        x[101] = -np.inf
+        x[130:, n // 2] += [20, 40, 90, 110][n % 4]
+        x[rng.random(x.shape) < 0.01] = 0
+        x[140:][rng.random((30, n)) < 0.05] = np.finfo(dtype).smallest_subnormal
+        label = rng.integers(0, n, 170)
+        options = {"reduction": "none", "ignore_index": 0, "weight": rng.random(n).astype(dtype), "z_loss": 1e-3}
+        for chosen in ({"reduction": "none"}, options):
+            columns = both(np.ascontiguousarray(x.T)[None], label[None], 1, **chosen)
+            loss, gradient = columns[0][0], columns[1][0].T
+            for rows in (slice(None), slice(1, 2), slice(33), slice(37, 103), slice(129, 160)):
+                got = both(x[rows], label[rows], **chosen)
+                assert_same_bits(got[0], loss[rows], f"{n} {rows} {list(chosen)}")
+                assert_same_bits(got[1], gradient[rows], f"{n} {rows} {list(chosen)}")
+                assert_same_bits(fs.cross_entropy(x[rows], label[rows], **chosen), loss[rows])
+
+
 @pytest.mark.parametrize(("shape", "axis"), [((2000, 300), 1), ((300, 2000), 0), ((2, 300_000), 1), ((20, 60, 500), 1)])
 def test_threads(dtype, shape, axis):
     x, rng = normal(dtype, shape), np.random.default_rng(0)

@@ -203,6 +203,22 @@ def test_any_layout_gives_the_bits_of_contiguous_rows(data):
         assert_same_bits(got, expected)
 
 
+def test_batches_of_short_rows(isa, dtype):
+    """Rows that fit in a block are computed several at a time, unless one of a batch is not ordinary."""
+    lanes = 128 // np.dtype(dtype).itemsize
+    for n in range(1, lanes + 2):
+        rng = np.random.default_rng(n)
+        x = (rng.standard_normal((170, n)) * 3).astype(dtype)
+        x[40] += 3e6
+        x[100, -1] = [NAN, INF, -INF][n % 3]
+        x[130:] *= 20
+        grad = rng.standard_normal(170).astype(dtype)
+        grad[[3, 35, 70]] = 0, INF, NAN
+        expected = fs.logsumexp_grad(grad, np.ascontiguousarray(x.T), axis=0).T
+        for rows in (slice(None), slice(1, 2), slice(33), slice(37, 103), slice(129, 160)):
+            assert_same_bits(fs.logsumexp_grad(grad[rows], x[rows], axis=1), expected[rows], f"{n} {rows}")
+
+
 @pytest.mark.parametrize(("shape", "axis"), [((2000, 300), 1), ((300, 2000), 0), ((2, 300_000), 1), ((600, 900), None)])
 def test_threads(dtype, shape, axis):
     a = normal(dtype, shape)

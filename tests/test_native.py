@@ -332,6 +332,8 @@ def shared(dtype):
     pool = list(blocks(dtype, decades=12))
     kinds = [(parts, n) for parts in (1, 2, 4, 8) for n in range(1, lanes // parts + 1)]
     cases = [(parts, n, *pool[i % len(pool)]) for i, (parts, n) in enumerate(8 * kinds)]
+    rng = np.random.default_rng(0)
+    cases = [(parts, n, a, np.where(rng.random(lanes) < 2 * parts / lanes, a, b), c) for parts, n, a, b, c in cases]
     return [(16 * n + parts, *abc) for parts, n, *abc in cases], cases
 
 
@@ -342,11 +344,18 @@ def side_by_side(rows, n, parts, fill):
     return wide.ravel()
 
 
+def first_equal(a, b, n, parts):
+    """Where the rows of a block first hold what b does, or their width. No zeros are among them."""
+    equal = (a == b).reshape(parts, -1)
+    return np.where(equal.any(axis=1), equal.argmax(axis=1), equal.shape[1]).astype(a.dtype)
+
+
 PARTS = {
     "load_parts": lambda a, b, n, parts: side_by_side(a, n, parts, b[0]),
     "store_parts": lambda a, b, n, parts: a.reshape(parts, -1)[:, :n].ravel(),
     "set_parts": lambda a, b, n, parts: np.repeat(a[:parts], len(a) // parts),
     "max_parts": lambda a, b, n, parts: a.reshape(parts, -1).max(axis=1),
+    "find_parts": first_equal,
 }
 
 

@@ -179,11 +179,16 @@ FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     return _mm256_movemask_ps(_mm256_or_ps(_mm256_or_ps(a.v[0], a.v[1]), _mm256_or_ps(a.v[2], a.v[3])));
 }
 
-FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+/* A bit for each lane where a == b. */
+FSM_INLINE uint32_t equal32(vf32 a, vf32 b) {
     uint32_t equal = 0;
     EACH(i)
         equal |= (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.v[i], b.v[i], _CMP_EQ_OQ)) << (8 * i);
-    return trailing_zeros(equal);
+    return equal;
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    return trailing_zeros(equal32(a, b));
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -404,14 +409,25 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     return _mm256_movemask_pd(_mm256_or_pd(_mm256_or_pd(a.v[0], a.v[1]), _mm256_or_pd(a.v[2], a.v[3])));
 }
 
-FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
-    uint32_t equal = UINT32_C(1) << 16;
+FSM_INLINE uint32_t equal64(vf64 a, vf64 b) {
+    uint32_t equal = 0;
     EACH(i)
         equal |= (uint32_t)_mm256_movemask_pd(_mm256_cmp_pd(a.v[i], b.v[i], _CMP_EQ_OQ)) << (4 * i);
-    return trailing_zeros(equal);
+    return equal;
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    return trailing_zeros(equal64(a, b) | UINT32_C(1) << 16);
 }
 
 /* ---- rows side by side */
+
+/* The first bit of each row, or `width`. */
+FSM_INLINE void first_of_parts(uint32_t bits, int width, int parts, int *at) {
+    FSM_UNROLL
+    for (int i = 0; i < parts; i++)
+        at[i] = trailing_zeros((uint32_t)((uint64_t)bits >> (i * width) | UINT64_C(1) << width));
+}
 
 /* All ones in the first n lanes of half a register. */
 FSM_INLINE __m128i half32(ptrdiff_t n) {
@@ -578,6 +594,10 @@ FSM_INLINE vf32_acc fold32(int lanes, vf32_acc s) {
     return s;
 }
 
+FSM_INLINE void vf32_find_parts(vf32 a, vf32 b, int parts, int *at) {
+    first_of_parts(equal32(a, b), 32 / parts, parts, at);
+}
+
 FSM_INLINE vf32_acc vf32_acc_of(vf32 a) {
     vf32_acc s;
     EACH(i) {
@@ -623,6 +643,10 @@ FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     upper.lo.v[0] = _mm256_unpackhi_pd(s.lo.v[0], s.lo.v[0]);
     s = vf64_acc_merge(s, upper);
     return (fsm_sum){_mm256_cvtsd_f64(s.hi.v[0]), _mm256_cvtsd_f64(s.lo.v[0])};
+}
+
+FSM_INLINE void vf64_find_parts(vf64 a, vf64 b, int parts, int *at) {
+    first_of_parts(equal64(a, b), 16 / parts, parts, at);
 }
 
 FSM_INLINE vf64_acc vf64_acc_of(vf64 a) {

@@ -167,11 +167,16 @@ FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
     return _mm512_cmp_ps_mask(a.v[0], b.v[0], _CMP_LT_OQ) | _mm512_cmp_ps_mask(a.v[1], b.v[1], _CMP_LT_OQ);
 }
 
-FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+/* A bit for each lane where a == b. */
+FSM_INLINE uint32_t equal32(vf32 a, vf32 b) {
     uint32_t equal = 0;
     EACH(i)
         equal |= (uint32_t)_mm512_cmp_ps_mask(a.v[i], b.v[i], _CMP_EQ_OQ) << (16 * i);
-    return trailing_zeros(equal);
+    return equal;
+}
+
+FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+    return trailing_zeros(equal32(a, b));
 }
 
 FSM_INLINE vf32_acc vf32_acc_zero(void) {
@@ -365,14 +370,25 @@ FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
     return _mm512_cmp_pd_mask(a.v[0], b.v[0], _CMP_LT_OQ) | _mm512_cmp_pd_mask(a.v[1], b.v[1], _CMP_LT_OQ);
 }
 
-FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
-    uint32_t equal = UINT32_C(1) << 16;
+FSM_INLINE uint32_t equal64(vf64 a, vf64 b) {
+    uint32_t equal = 0;
     EACH(i)
         equal |= (uint32_t)_mm512_cmp_pd_mask(a.v[i], b.v[i], _CMP_EQ_OQ) << (8 * i);
-    return trailing_zeros(equal);
+    return equal;
+}
+
+FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+    return trailing_zeros(equal64(a, b) | UINT32_C(1) << 16);
 }
 
 /* ---- rows side by side */
+
+/* The first bit of each row, or `width`. */
+FSM_INLINE void first_of_parts(uint32_t bits, int width, int parts, int *at) {
+    FSM_UNROLL
+    for (int i = 0; i < parts; i++)
+        at[i] = trailing_zeros((uint32_t)((uint64_t)bits >> (i * width) | UINT64_C(1) << width));
+}
 
 FSM_INLINE __mmask16 first32(ptrdiff_t count) {
     return (__mmask16)((UINT32_C(1) << count) - 1);
@@ -516,6 +532,10 @@ FSM_INLINE __m512d fold32(int lanes, __m512d a, __m512d b) {
     return _mm512_add_pd(LOWER(lanes, a, b), UPPER(lanes, a, b));
 }
 
+FSM_INLINE void vf32_find_parts(vf32 a, vf32 b, int parts, int *at) {
+    first_of_parts(equal32(a, b), 32 / parts, parts, at);
+}
+
 FSM_INLINE vf32_acc vf32_acc_of(vf32 a) {
     vf32_acc s;
     EACH(i) {
@@ -564,6 +584,10 @@ FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     upper.lo.v[0] = _mm512_unpackhi_pd(s.lo.v[0], s.lo.v[0]);
     s = vf64_acc_merge(s, upper);
     return (fsm_sum){_mm512_cvtsd_f64(s.hi.v[0]), _mm512_cvtsd_f64(s.lo.v[0])};
+}
+
+FSM_INLINE void vf64_find_parts(vf64 a, vf64 b, int parts, int *at) {
+    first_of_parts(equal64(a, b), 16 / parts, parts, at);
 }
 
 FSM_INLINE vf64_acc vf64_acc_of(vf64 a) {

@@ -373,6 +373,23 @@ static void FN(cross_entropy_rows)(const FN(group) * g) {
     }
 }
 
+/* Short rows, without a c of other classes. */
+static void FN(cross_entropy_short_rows)(const FN(group) * g) {
+    FN(log_state) state;
+    FN(named) named;
+    FN(c_sums) sums = {{0}, {0}, {0}};
+    FN(shares) shares;
+    real e[BATCH_ROOM];
+    if (!FN(log_sweep_short)(g, &state, e)) {
+        FN(cross_entropy_rows)(g);
+        return;
+    }
+    FN(named_of)(g, 0, &named);
+    FN(cross_entropy_finish)(g, 0, &state, &named, &sums, &shares, false);
+    if (g->args->operands[FSM_Y].data)
+        FN(share_short)(g, &shares, e);
+}
+
 /* ---- columns */
 
 FSM_INLINE void FN(cross_entropy_columns_body)(const FN(group) * g, const FN(share_kind) kind) {
@@ -403,6 +420,8 @@ static void FN(cross_entropy)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t e
     const FN(plan) plan = {.hold_rows = args->operands[FSM_Y].data || FN(has_c)(args),
                            .room = FN(has_c)(args) ? SPARE_AT : LOG_ROOM,
                            .tiles = LOG_TILES,
-                           .most_rows = LANES};
+                           .most_rows = LANES,
+                           .short_rows = FN(has_c)(args) ? NULL : FN(cross_entropy_short_rows),
+                           .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(cross_entropy_rows), FN(cross_entropy_columns));
 }

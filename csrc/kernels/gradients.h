@@ -315,9 +315,9 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
 FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const int parts,
                                      void (*rows)(const FN(group) *)) {
     const double factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
-    double hi[SHORT_ROWS] = {0}, lo[SHORT_ROWS] = {0};
-    real sums[SHORT_ROWS], results[SHORT_ROOM];
-    for (ptrdiff_t first = 0; first < g->rows; first += SHORT_ROWS) {
+    double hi[LANES] = {0}, lo[LANES] = {0};
+    real sums[LANES], results[BATCH_ROOM];
+    for (ptrdiff_t first = 0; first < g->rows; first += LANES) {
         const FN(batch) batch = FN(batch_of)(g, first, parts);
         const real *grad = FN(in_place)(g, FSM_X, first, 0), *saved = FN(in_place)(g, FSM_SAVED, first, 0);
         FN(reach) reach = FN(reach_of_none)();
@@ -328,7 +328,7 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
         const real most = vec_hmax(reach.grad);
         const real_bits bits = FN(bits_of)(reach.saved);
         bool ordinary = true;
-        for (ptrdiff_t r = 0; r < SHORT_ROWS; r++) {
+        for (ptrdiff_t r = 0; r < LANES; r++) {
             const double total = hi[r] + lo[r] + 0.0; /* never -0 */
             sums[r] = (real)(total * factor);
             ordinary = ordinary & (FN(is_ordinary)(g, most, bits, total, of) | (r >= batch.rows));
@@ -345,7 +345,7 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
             FN(gradient_blocks)(&a, &b, 1, plan, of);
             FN(store_short)(results, batch, r, a);
         }
-        memcpy(FN(in_place)(g, FSM_Y, first, 0), results, (size_t)(batch.rows * batch.n) * sizeof *results);
+        FN(store_batch)(g, first, batch, results);
     }
 }
 
@@ -501,23 +501,20 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
 
 /* ---- the two */
 
-#define GRADIENT_PLAN(in_line)                                                                                         \
+#define GRADIENT_PLAN(of_short)                                                                                        \
     ((FN(plan)){.hold_rows = false,                                                                                    \
                 .room = GRADIENT_ROOM,                                                                                 \
                 .tiles = GRADIENT_TILES,                                                                               \
                 .most_rows = PTRDIFF_MAX,                                                                              \
-                .short_rows = (in_line)})
+                .short_rows = (of_short),                                                                              \
+                .in_line = BIT(FSM_X) | BIT(FSM_SAVED) | BIT(FSM_Y)})
 
 static void FN(softmax_grad_rows)(const FN(group) * g) {
     FN(gradient_rows)(g, FN(OF_SOFTMAX));
 }
 
-FSM_INLINE void FN(softmax_grad_batches)(const FN(group) * g, const int parts) {
-    FN(gradient_batches)(g, FN(OF_SOFTMAX), parts, FN(softmax_grad_rows));
-}
-
 static void FN(softmax_grad_short_rows)(const FN(group) * g) {
-    WITH_PARTS(FN(softmax_grad_batches), g)
+    WITH_PARTS(g, FN(gradient_batches)(g, FN(OF_SOFTMAX), parts, FN(softmax_grad_rows)))
 }
 
 static void FN(softmax_grad_columns)(const FN(group) * g) {
@@ -533,12 +530,8 @@ static void FN(log_softmax_grad_rows)(const FN(group) * g) {
     FN(gradient_rows)(g, FN(OF_LOG_SOFTMAX));
 }
 
-FSM_INLINE void FN(log_softmax_grad_batches)(const FN(group) * g, const int parts) {
-    FN(gradient_batches)(g, FN(OF_LOG_SOFTMAX), parts, FN(log_softmax_grad_rows));
-}
-
 static void FN(log_softmax_grad_short_rows)(const FN(group) * g) {
-    WITH_PARTS(FN(log_softmax_grad_batches), g)
+    WITH_PARTS(g, FN(gradient_batches)(g, FN(OF_LOG_SOFTMAX), parts, FN(log_softmax_grad_rows)))
 }
 
 static void FN(log_softmax_grad_columns)(const FN(group) * g) {

@@ -108,6 +108,38 @@ static void FN(log_softmax_rows)(const FN(group) * g) {
     FN(log_softmax_special)(g, &state, 0);
 }
 
+/* The second sweep of a batch; `room` for its results. */
+FSM_INLINE void FN(log_softmax_batch)(const FN(group) * g, const int parts, const FN(log_softmax_plan) * plan,
+                                      bool careful, real *room) {
+    const FN(batch) batch = FN(batch_of)(g, 0, parts);
+    const real *x = FN(in_place)(g, FSM_X, 0, 0);
+    FN(log_softmax_terms) terms = {.unit = vec_set1(1), .beta = vec_set1(g->beta.hi)};
+    real minus_tail[LANES];
+    for (int j = 0; j < LANES; j++)
+        minus_tail[j] = -plan->tail[j];
+    for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
+        terms.max = vec_set_parts(plan->max + r, parts);
+        terms.minus_tail = vec_set_parts(minus_tail + r, parts);
+        FN(store_short)(room, batch, r, FN(log_softmax_of)(FN(load_short)(x, batch, r, 1), terms, careful));
+    }
+    for (ptrdiff_t r = 0; r < batch.rows; r++)
+        if (plan->index[r] >= 0)
+            room[r * batch.n + plan->index[r]] = plan->alone[r];
+    FN(store_batch)(g, 0, batch, room);
+}
+
+static void FN(log_softmax_short_rows)(const FN(group) * g) {
+    FN(log_state) state;
+    FN(log_softmax_plan) plan;
+    real room[BATCH_ROOM];
+    if (!FN(log_sweep_short)(g, &state, room)) {
+        FN(log_softmax_rows)(g);
+        return;
+    }
+    FN(log_softmax_plan_of)(&plan, &state, (int)g->rows);
+    WITH_PARTS(g, FN(log_softmax_batch)(g, parts, &plan, state.careful[0], room))
+}
+
 /* The second sweep of blocks [i, i + 4), or those that are there, of tile t of a piece. */
 FSM_INLINE void FN(log_softmax_blocks)(FN(piece) x, FN(piece) y, ptrdiff_t t, ptrdiff_t i, FN(log_softmax_terms) terms,
                                        bool careful) {
@@ -146,6 +178,11 @@ static void FN(log_softmax_columns)(const FN(group) * g) {
 }
 
 static void FN(log_softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    const FN(plan) plan = {.hold_rows = true, .room = LOG_ROOM, .tiles = LOG_TILES, .most_rows = LANES};
+    const FN(plan) plan = {.hold_rows = true,
+                           .room = LOG_ROOM,
+                           .tiles = LOG_TILES,
+                           .most_rows = LANES,
+                           .short_rows = FN(log_softmax_short_rows),
+                           .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(log_softmax_rows), FN(log_softmax_columns));
 }

@@ -24,10 +24,16 @@ static void FN(logmeanexp_rows)(const FN(group) * g) {
     FN(reduce_rows)(g, FN(SUMS), FN(logmeanexp_finish));
 }
 
+static void FN(logmeanexp_short_rows)(const FN(group) * g) {
+    FN(reduce_short_rows)(g, FN(logmeanexp_finish));
+}
+
 static void FN(logmeanexp_columns)(const FN(group) * g) {
     FN(reduce_columns)(g, FN(SUMS), FN(logmeanexp_finish));
 }
 
 static void FN(logmeanexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    FN(each_group)(args, begin, end, scratch, REDUCTION_PLAN, FN(logmeanexp_rows), FN(logmeanexp_columns));
+    FN(plan) plan = REDUCTION_PLAN;
+    plan.short_rows = FN(logmeanexp_short_rows);
+    FN(each_group)(args, begin, end, scratch, plan, FN(logmeanexp_rows), FN(logmeanexp_columns));
 }

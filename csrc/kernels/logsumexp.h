@@ -53,6 +53,10 @@ static void FN(logsumexp_rows)(const FN(group) * g) {
     FN(reduce_rows)(g, g->args->operands[FSM_WEIGHT].data ? FN(WEIGHTED) : FN(SUMS), FN(logsumexp_finish));
 }
 
+static void FN(logsumexp_short_rows)(const FN(group) * g) {
+    FN(reduce_short_rows)(g, FN(logsumexp_finish));
+}
+
 static void FN(logsumexp_columns)(const FN(group) * g) {
     FN(reduce_columns)(g, g->args->operands[FSM_WEIGHT].data ? FN(WEIGHTED) : FN(SUMS), FN(logsumexp_finish));
 }
@@ -61,5 +65,7 @@ static void FN(logsumexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, 
     FN(plan) plan = REDUCTION_PLAN;
     if (args->operands[FSM_WEIGHT].data)
         plan.room -= SPARE_AT;
+    else
+        plan.short_rows = FN(logsumexp_short_rows);
     FN(each_group)(args, begin, end, scratch, plan, FN(logsumexp_rows), FN(logsumexp_columns));
 }

@@ -53,6 +53,18 @@ static void FN(logsumexp_grad_rows)(const FN(group) * g) {
     }
 }
 
+static void FN(logsumexp_grad_short_rows)(const FN(group) * g) {
+    FN(log_state) state;
+    FN(shares) shares;
+    real e[BATCH_ROOM];
+    if (!FN(log_sweep_short)(g, &state, e)) {
+        FN(logsumexp_grad_rows)(g);
+        return;
+    }
+    FN(logsumexp_grad_shares)(g, 0, &state, &shares);
+    FN(share_short)(g, &shares, e);
+}
+
 static void FN(logsumexp_grad_columns)(const FN(group) * g) {
     const bool saved = g->args->operands[FSM_SAVED].data;
     FN(log_state) states[LOG_TILES];
@@ -71,7 +83,12 @@ static void FN(logsumexp_grad_columns)(const FN(group) * g) {
 }
 
 static void FN(logsumexp_grad)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    const FN(plan)
-        plan = {.hold_rows = !args->operands[FSM_SAVED].data, .room = LOG_ROOM, .tiles = LOG_TILES, .most_rows = LANES};
+    const bool saved = args->operands[FSM_SAVED].data;
+    const FN(plan) plan = {.hold_rows = !saved,
+                           .room = LOG_ROOM,
+                           .tiles = LOG_TILES,
+                           .most_rows = LANES,
+                           .short_rows = saved ? NULL : FN(logsumexp_grad_short_rows),
+                           .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(logsumexp_grad_rows), FN(logsumexp_grad_columns));
 }

@@ -23,6 +23,14 @@ FSM_INLINE void FN(reduce_rows)(const FN(group) * g, FN(log_kind) kind, FN(log_f
     finish(g, 0, &state);
 }
 
+FSM_INLINE void FN(reduce_short_rows)(const FN(group) * g, FN(log_finish) * finish) {
+    FN(log_state) state;
+    real e[BATCH_ROOM];
+    if (!FN(log_sweep_short)(g, &state, e))
+        FN(log_sweep_rows)(g, &state, FN(SUMS));
+    finish(g, 0, &state);
+}
+
 FSM_INLINE void FN(reduce_columns)(const FN(group) * g, FN(log_kind) kind, FN(log_finish) * finish) {
     FN(log_state) states[LOG_TILES];
     FN(log_sweep_columns)(g, states, kind);
@@ -30,4 +38,5 @@ FSM_INLINE void FN(reduce_columns)(const FN(group) * g, FN(log_kind) kind, FN(lo
         finish(g, t, &states[t]);
 }
 
-#define REDUCTION_PLAN ((FN(plan)){.hold_rows = false, .room = LOG_ROOM, .tiles = LOG_TILES, .most_rows = LANES})
+#define REDUCTION_PLAN                                                                                                 \
+    ((FN(plan)){.hold_rows = false, .room = LOG_ROOM, .tiles = LOG_TILES, .most_rows = LANES, .in_line = BIT(FSM_X)})

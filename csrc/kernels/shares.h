@@ -233,6 +233,25 @@ FSM_INLINE void FN(share_rows)(const FN(group) * g, const FN(log_state) * state,
     FN(share_special)(g, 0, s);
 }
 
+/* Results of a batch of short rows, from their exponentials, which they overwrite. */
+FSM_INLINE void FN(share_batch)(const FN(group) * g, const int parts, const FN(shares) * s, real *e) {
+    const FN(batch) batch = FN(batch_of)(g, 0, parts);
+    const int width = LANES / parts;
+    for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
+        const FN(divisor) divisor = {vec_set_parts(s->hi + r, parts), vec_set_parts(s->lo + r, parts)};
+        const vec unit = vec_set_parts(s->unit + r, parts), off = vec_set_parts(s->off + r, parts);
+        FN(store_short)(e, batch, r, FN(share)(vec_load(e + r * width), divisor, unit, off));
+    }
+    for (ptrdiff_t r = 0; r < batch.rows; r++)
+        if (s->index[r] >= 0)
+            e[r * batch.n + s->index[r]] = s->own[r];
+    FN(store_batch)(g, 0, batch, e);
+    FN(share_special)(g, 0, s);
+}
+
+FSM_OUTLINE_ void FN(share_short)(const FN(group) * g, const FN(shares) * s,
+                                  real *e){WITH_PARTS(g, FN(share_batch)(g, parts, s, e))}
+
 /* Results of tiles. */
 FSM_INLINE void FN(share_columns)(const FN(group) * g, const FN(log_state) * states, const FN(shares) * shares,
                                   const FN(share_kind) kind) {

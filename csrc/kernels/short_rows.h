@@ -1,15 +1,19 @@
 /* Rows of up to a block that lie in line (tile.h): several share a block (vec.h), which stays in registers from load to
- * store. A batch of them is taken a step at a time, each step a loop of its own over the blocks, so that the time one
- * block waits for its folds is filled by others; and what is one number a row is computed for all of them together. A
- * row's sum is the fold of its lanes (passes.h): lanes and steps that are not there would add +0.
+ * store. A batch of LANES of them is taken a step at a time, each step a loop of its own over the blocks, so that the
+ * time one block waits for its folds is filled by others; and what is one number a row is computed for all of them
+ * together. A row's sum is the fold of its lanes (passes.h): lanes and steps that are not there would add +0.
  *
- * (100000, 10) float32 takes, against the same rows as columns, 0.67 for softmax, 0.42 for softmax_grad; (50000, 16)
- * 0.39 and 0.24 (AVX-512, Zen 4; AVX2: 0.63 and 0.40, 0.34 and 0.21). */
-
-#define SHORT_ROWS 32
+ * Float32, against the same rows as columns, in one run (Zen 4):
+ *
+ *                                     AVX-512: (100000, 10)  (50000, 16)   AVX2: (100000, 10)  (50000, 16)
+ *   softmax                                        0.66         0.39                0.60         0.36
+ *   softmax_grad                                   0.43         0.25                0.42         0.22
+ *   log_softmax                                    0.82         0.61                0.65         0.47
+ *   logsumexp                                      0.96         0.69                0.72         0.53
+ *   cross_entropy_with_grad                        0.85         0.75                0.73         0.60 */
 
 /* Numbers that a batch may take: a row may need a block, and a store may write a block beyond it. */
-#define SHORT_ROOM ((SHORT_ROWS + 1) * LANES)
+#define BATCH_ROOM ((LANES + 1) * LANES)
 
 /* `rows` rows of n elements, `parts` of which share a block. */
 typedef struct {
@@ -28,7 +32,7 @@ FSM_INLINE_ int FN(parts_of)(ptrdiff_t n, ptrdiff_t rows) {
 /* The batch from row r on. */
 FSM_INLINE_ FN(batch) FN(batch_of)(const FN(group) * g, ptrdiff_t r, const int parts) {
     const ptrdiff_t left = g->rows - r;
-    return (FN(batch)){g->args->n, left < SHORT_ROWS ? left : SHORT_ROWS, parts};
+    return (FN(batch)){g->args->n, left < LANES ? left : LANES, parts};
 }
 
 /* Fewer rows than share a block; the others are 0. */
@@ -47,13 +51,18 @@ FSM_INLINE vec FN(load_short)(const real *p, FN(batch) batch, ptrdiff_t r, real 
     return batch.n * batch.parts == LANES ? vec_load(p) : vec_load_parts(p, batch.n, batch.parts, fill);
 }
 
-/* Puts the block of rows from r on where it belongs among SHORT_ROOM numbers; overwrites what follows. */
+/* Puts the block of rows from r on where it belongs among BATCH_ROOM numbers; overwrites what follows. */
 FSM_INLINE void FN(store_short)(real *p, FN(batch) batch, ptrdiff_t r, vec a) {
     p += r * batch.n;
     if (batch.n * batch.parts == LANES)
         vec_store(p, a);
     else
         vec_store_parts(p, batch.n, batch.parts, a);
+}
+
+/* The results of a batch, to y. */
+FSM_INLINE_ void FN(store_batch)(const FN(group) * g, ptrdiff_t first, FN(batch) batch, const real *results) {
+    memcpy(FN(in_place)(g, FSM_Y, first, 0), results, (size_t)(batch.rows * batch.n) * sizeof *results);
 }
 
 /* Some rows of a group, as a group. */
@@ -64,18 +73,26 @@ FSM_INLINE_ FN(group) FN(part_of_group)(const FN(group) * g, ptrdiff_t first, pt
     return part;
 }
 
-/* Calls function(g, parts), an inline function, with a constant. */
-#define WITH_PARTS(function, g)                                                                                        \
+/* A statement in which `parts` is a constant, for the rows of g. */
+#define WITH_PARTS(g, statement)                                                                                       \
     switch (FN(parts_of)((g)->args->n, (g)->rows)) {                                                                   \
-    case 8:                                                                                                            \
-        function(g, 8);                                                                                                \
+    case 8: {                                                                                                          \
+        enum { parts = 8 };                                                                                            \
+        statement;                                                                                                     \
         break;                                                                                                         \
-    case 4:                                                                                                            \
-        function(g, 4);                                                                                                \
+    }                                                                                                                  \
+    case 4: {                                                                                                          \
+        enum { parts = 4 };                                                                                            \
+        statement;                                                                                                     \
         break;                                                                                                         \
-    case 2:                                                                                                            \
-        function(g, 2);                                                                                                \
+    }                                                                                                                  \
+    case 2: {                                                                                                          \
+        enum { parts = 2 };                                                                                            \
+        statement;                                                                                                     \
         break;                                                                                                         \
-    default:                                                                                                           \
-        function(g, 1);                                                                                                \
+    }                                                                                                                  \
+    default: {                                                                                                         \
+        enum { parts = 1 };                                                                                            \
+        statement;                                                                                                     \
+    }                                                                                                                  \
     }

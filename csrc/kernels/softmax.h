@@ -101,30 +101,28 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
 
 /* Of a batch. */
 typedef struct {
-    real limit;                              /* larger x are too far above what e is relative to */
-    real magic[SHORT_ROWS], low[SHORT_ROWS]; /* the frames of the exponentials */
-    double hi[SHORT_ROWS], lo[SHORT_ROWS];   /* sums */
-    real e[SHORT_ROOM];                      /* then the results */
+    real limit;                    /* larger x are too far above what e is relative to */
+    real magic[LANES], low[LANES]; /* the frames of the exponentials */
+    double hi[LANES], lo[LANES];   /* sums */
+    real e[BATCH_ROOM];            /* then the results */
 } FN(short_terms);
 
 /* The frames of rows that need no shift. False: one does, or its maximum is not finite. `alike`: whether the maxima lie
  * near each other. */
 FSM_INLINE bool FN(softmax_frames)(const real *x, FN(batch) batch, FN(beta) beta, FN(short_terms) * terms,
                                    bool *alike) {
-    real max[SHORT_ROWS];
+    real max[LANES];
     for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts)
         vec_max_parts(FN(load_short)(x, batch, r, -(real)INFINITY), batch.parts, max + r);
     real high = max[0], low = max[0];
-    for (ptrdiff_t r = 0; r < SHORT_ROWS; r++) {
+    for (ptrdiff_t r = 0; r < LANES; r++) {
         max[r] = r < batch.rows ? max[r] : max[0];
         high = max[r] > high ? max[r] : high;
         low = max[r] < low ? max[r] : low;
     }
-    for (ptrdiff_t r = 0; r < SHORT_ROWS; r += LANES) {
-        const FN(exp_frame) frame = FN(exp_frame_of)(vec_load(max + r), vec_set1(0), beta);
-        vec_store(terms->magic + r, frame.magic);
-        vec_store(terms->low + r, frame.low);
-    }
+    const FN(exp_frame) frame = FN(exp_frame_of)(vec_load(max), vec_set1(0), beta);
+    vec_store(terms->magic, frame.magic);
+    vec_store(terms->low, frame.low);
     terms->limit = high + GUESS_LOW / beta.hi;
     high *= beta.hi;
     low *= beta.hi;
@@ -160,8 +158,8 @@ FSM_INLINE void FN(softmax_short_results)(const FN(group) * g, ptrdiff_t first, 
                                           FN(short_terms) * terms) {
     const real flush_below = (real)g->args->flush_below;
     const real *e = terms->e;
-    real hi[SHORT_ROWS], lo[SHORT_ROWS];
-    for (int i = 0; i < SHORT_ROWS; i++)
+    real hi[LANES], lo[LANES];
+    for (int i = 0; i < LANES; i++)
         FN(sum_reciprocal)((fsm_sum){terms->hi[i], terms->lo[i]}, 1, &hi[i], &lo[i]);
     for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts, e += LANES) {
         const FN(divisor) divisor = {vec_set_parts(hi + r, batch.parts), vec_set_parts(lo + r, batch.parts)};
@@ -170,7 +168,7 @@ FSM_INLINE void FN(softmax_short_results)(const FN(group) * g, ptrdiff_t first, 
             a = vec_select_lt(a, vec_set1(flush_below), vec_set1(0), a);
         FN(store_short)(terms->e, batch, r, a);
     }
-    memcpy(FN(in_place)(g, FSM_Y, first, 0), terms->e, (size_t)(batch.rows * batch.n) * sizeof *e);
+    FN(store_batch)(g, first, batch, terms->e);
 }
 
 /* Rows of one array are mostly alike: if the maxima of a batch lie near each other, the next batch takes its frame,
@@ -179,9 +177,9 @@ FSM_INLINE void FN(softmax_short_results)(const FN(group) * g, ptrdiff_t first, 
 FSM_INLINE void FN(softmax_batches)(const FN(group) * g, const int parts) {
     FN(short_terms) terms;
     bool alike = false;
-    for (ptrdiff_t i = 0; i < SHORT_ROWS; i++)
+    for (ptrdiff_t i = 0; i < LANES; i++)
         terms.hi[i] = terms.lo[i] = 0;
-    for (ptrdiff_t r = 0; r < g->rows; r += SHORT_ROWS) {
+    for (ptrdiff_t r = 0; r < g->rows; r += LANES) {
         const FN(batch) batch = FN(batch_of)(g, r, parts);
         const real *x = FN(in_place)(g, FSM_X, r, 0);
         if ((alike && FN(softmax_short_terms)(x, batch, g->beta, true, &terms)) ||
@@ -196,7 +194,7 @@ FSM_INLINE void FN(softmax_batches)(const FN(group) * g, const int parts) {
 }
 
 static void FN(softmax_short_rows)(const FN(group) * g) {
-    WITH_PARTS(FN(softmax_batches), g)
+    WITH_PARTS(g, FN(softmax_batches)(g, parts))
 }
 
 /* ---- a row for which there is no room */
@@ -482,6 +480,7 @@ static void FN(softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
                            .tiles = SOFTMAX_TILES,
                            .most_rows = PTRDIFF_MAX,
                            .survey = &survey,
-                           .short_rows = FN(softmax_short_rows)};
+                           .short_rows = FN(softmax_short_rows),
+                           .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(softmax_rows), FN(softmax_columns));
 }

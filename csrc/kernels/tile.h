@@ -10,6 +10,8 @@
 /* Numbers in a group of rows: with y, they fit in a common L1 cache. */
 #define GROUP_ROOM   ((ptrdiff_t)(16384 / sizeof(real)))
 
+#define BIT(operand) (1u << (operand))
+
 #define SCRATCH_ROOM ((ptrdiff_t)(FSM_SCRATCH / sizeof(real)))
 
 typedef struct {
@@ -47,13 +49,18 @@ FSM_INLINE_ bool FN(lies_ready)(const fsm_args *args, int which) {
     return !args->columns && args->operands[which].storage == STORED_REAL && fsm_is_contiguous(args, which);
 }
 
-/* Whether rows lie in line: those of all operands ready, one after the other. */
-FSM_INLINE_ bool FN(rows_in_line)(const fsm_args *args) {
-    bool in_line = args->loss.softcap == 0;
+/* Whether numbers of x can be used where they lie, if they lie well. */
+FSM_INLINE_ bool FN(x_is_plain)(const fsm_args *args) {
+    return !args->operands[FSM_MASK].data && args->loss.softcap == 0;
+}
+
+/* Whether rows lie in line: those of all `operands` that are there lie ready, one after the other. */
+FSM_INLINE_ bool FN(rows_in_line)(const fsm_args *args, unsigned operands) {
+    bool in_line = FN(x_is_plain)(args);
     for (int which = 0; which < args->used; which++)
-        if (args->operands[which].data) {
+        if (operands & BIT(which) && args->operands[which].data) {
             const bool follow = args->ndim == 0 || args->operands[which].across == args->n * (ptrdiff_t)sizeof(real);
-            in_line = in_line && follow && which != FSM_MASK && FN(lies_ready)(args, which);
+            in_line = in_line && follow && FN(lies_ready)(args, which);
         }
     return in_line;
 }
@@ -69,11 +76,6 @@ FSM_INLINE_ bool FN(lies_in_one)(const FN(group) * g, int which) {
 FSM_INLINE_ int FN(entries)(const FN(group) * g, int t) {
     const ptrdiff_t left = g->rows - t * LANES;
     return left < LANES ? (int)left : LANES;
-}
-
-/* Whether numbers of x can be used where they lie, if they lie well. */
-FSM_INLINE_ bool FN(x_is_plain)(const fsm_args *args) {
-    return !args->operands[FSM_MASK].data && args->loss.softcap == 0;
 }
 
 /* Caps `count` logits. */
@@ -239,6 +241,7 @@ typedef struct {
     ptrdiff_t most_rows; /* in a group that needs no scratch */
     bool *survey;        /* for the groups */
     void (*short_rows)(const FN(group) *); /* for rows of up to a block that lie in line, or NULL */
+    unsigned in_line;                      /* these operands, by BIT() */
 } FN(plan);
 
 /* Tiles in the scratch: numbers from one to the next, and how many fit. They are a block apart, so that the same
@@ -304,8 +307,8 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
     const bool plain = FN(x_is_plain)(args) && !args->operands[FSM_WEIGHT].data;
     const int last = args->ndim - 1;
     const ptrdiff_t along = last >= 0 ? args->shape[last] : 1;
-    const bool in_line =
-        plan.short_rows && !args->columns && args->n <= LANES && end - begin > 1 && FN(rows_in_line)(args);
+    const bool in_line = plan.short_rows && !args->columns && args->n <= LANES && end - begin > 1 &&
+                         FN(rows_in_line)(args, plan.in_line);
     const bool turned = !in_line && !args->columns && args->n < LANES && along >= LANES;
     FN(group) g;
     g.args = args;

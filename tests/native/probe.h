@@ -63,6 +63,13 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         vec_store_parts(out, n / 16, parts, va);
         return LANES * sizeof(real);
     }
+    if (IS(find_parts)) {
+        int at[LANES];
+        vec_find_parts(va, vb, parts, at);
+        for (int i = 0; i < parts; i++)
+            out[i] = (real)at[i];
+        return (size_t)parts * sizeof(real);
+    }
     if (IS(max_parts)) {
         vec_max_parts(va, parts, out);
         return (size_t)parts * sizeof(real);
