@@ -1,5 +1,5 @@
-/* Rows side by side in a block (vec.h), by way of memory: for instruction sets without functions of their own, which
- * would define FSM_HAS_PARTS. */
+/* Rows side by side in a block (vec.h), by way of memory: for instruction sets without functions of their own. Those
+ * with them define FSM_HAS_PARTS. */
 
 FSM_INLINE vec vec_load_parts(const real *p, ptrdiff_t n, int parts, real fill) {
     const ptrdiff_t width = LANES / parts;

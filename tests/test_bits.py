@@ -134,10 +134,12 @@ def test_batches_of_short_rows(isa, dtype, op):
         x[rng.random(x.shape) < 0.01] = 0
         x[rng.random(x.shape) < 0.01] = np.finfo(dtype).smallest_subnormal
         x[-1] = np.finfo(dtype).smallest_normal / 2
-        for options in ({}, {"temperature": 0.7} if takes(op, "temperature") else {}):
-            expected = call(op, np.ascontiguousarray(x.T), 0, **options).T
+        huge = rng.choice([2.0**120, 2.0**121, -np.finfo(dtype).max], x.shape).astype(dtype)
+        cases = [(x, {}), (x, {"temperature": 0.7}), (huge, {"temperature": 2.0**100})]
+        for a, options in cases if takes(op, "temperature") else cases[:1]:
+            expected = call(op, np.ascontiguousarray(a.T), 0, **options).T
             for rows in (slice(None), slice(1, 2), slice(33), slice(37, 103), slice(149, 160)):
-                assert_same_bits(call(op, x[rows], **options), expected[rows], f"{n} {rows} {options}")
+                assert_same_bits(call(op, a[rows], **options), expected[rows], f"{n} {rows} {options}")
 
 
 def test_alignment(isa, dtype, op):

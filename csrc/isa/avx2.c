@@ -551,7 +551,7 @@ FSM_INLINE void vf32_max_parts(vf32 a, int parts, float *max) {
     if (parts == 2)
         EACH(i)
             a.v[i] = _mm256_max_ps(a.v[i], a.v[i ^ 1]);
-    const __m256 b = parts == 2 ? a.v[0] : a.v[0], c = parts == 2 ? a.v[2] : a.v[1];
+    const __m256 b = a.v[0], c = parts == 2 ? a.v[2] : a.v[1];
     __m256 m = _mm256_max_ps(_mm256_permute2f128_ps(b, c, 0x20), _mm256_permute2f128_ps(b, c, 0x31));
     __m256 rest = m;
     if (parts == 4)

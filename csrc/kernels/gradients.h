@@ -329,7 +329,7 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
         const real_bits bits = FN(bits_of)(reach.saved);
         bool ordinary = true;
         for (ptrdiff_t r = 0; r < LANES; r++) {
-            const double total = hi[r] + lo[r] + 0.0; /* never -0 */
+            const double total = hi[r] + lo[r];
             sums[r] = (real)(total * factor);
             ordinary = ordinary & (FN(is_ordinary)(g, most, bits, total, of) | (r >= batch.rows));
         }
@@ -506,7 +506,7 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
                 .room = GRADIENT_ROOM,                                                                                 \
                 .tiles = GRADIENT_TILES,                                                                               \
                 .most_rows = PTRDIFF_MAX,                                                                              \
-                .short_rows = (of_short),                                                                              \
+                .short_rows = IF_PARTS_PAY(of_short),                                                                  \
                 .in_line = BIT(FSM_X) | BIT(FSM_SAVED) | BIT(FSM_Y)})
 
 static void FN(softmax_grad_rows)(const FN(group) * g) {
@@ -514,7 +514,7 @@ static void FN(softmax_grad_rows)(const FN(group) * g) {
 }
 
 static void FN(softmax_grad_short_rows)(const FN(group) * g) {
-    WITH_PARTS(g, FN(gradient_batches)(g, FN(OF_SOFTMAX), parts, FN(softmax_grad_rows)))
+    WITH_PARTS(g, FN(gradient_batches)(g, FN(OF_SOFTMAX), parts, FN(softmax_grad_rows)));
 }
 
 static void FN(softmax_grad_columns)(const FN(group) * g) {
@@ -531,7 +531,7 @@ static void FN(log_softmax_grad_rows)(const FN(group) * g) {
 }
 
 static void FN(log_softmax_grad_short_rows)(const FN(group) * g) {
-    WITH_PARTS(g, FN(gradient_batches)(g, FN(OF_LOG_SOFTMAX), parts, FN(log_softmax_grad_rows)))
+    WITH_PARTS(g, FN(gradient_batches)(g, FN(OF_LOG_SOFTMAX), parts, FN(log_softmax_grad_rows)));
 }
 
 static void FN(log_softmax_grad_columns)(const FN(group) * g) {

@@ -132,12 +132,17 @@ static void FN(log_softmax_short_rows)(const FN(group) * g) {
     FN(log_state) state;
     FN(log_softmax_plan) plan;
     real room[BATCH_ROOM];
-    if (!FN(log_sweep_short)(g, &state, room)) {
+    bool ordinary = FN(log_sweep_short)(g, &state, room);
+    if (ordinary) {
+        FN(log_softmax_plan_of)(&plan, &state, (int)g->rows);
+        for (int j = 0; j < LANES; j++)
+            ordinary &= plan.unit[j] == 1;
+    }
+    if (!ordinary) {
         FN(log_softmax_rows)(g);
         return;
     }
-    FN(log_softmax_plan_of)(&plan, &state, (int)g->rows);
-    WITH_PARTS(g, FN(log_softmax_batch)(g, parts, &plan, state.careful[0], room))
+    WITH_PARTS(g, FN(log_softmax_batch)(g, parts, &plan, state.careful[0], room));
 }
 
 /* The second sweep of blocks [i, i + 4), or those that are there, of tile t of a piece. */
@@ -182,7 +187,7 @@ static void FN(log_softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end
                            .room = LOG_ROOM,
                            .tiles = LOG_TILES,
                            .most_rows = LANES,
-                           .short_rows = FN(log_softmax_short_rows),
+                           .short_rows = IF_PARTS_PAY(FN(log_softmax_short_rows)),
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(log_softmax_rows), FN(log_softmax_columns));
 }

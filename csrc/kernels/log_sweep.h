@@ -363,15 +363,12 @@ FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles,
 /* The state of a batch, and its exponentials by blocks, in `e`. False: some row has no sum, or needs a shift. */
 FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, FN(log_state) * s, real *e) {
     const FN(batch) batch = FN(batch_of)(g, 0, parts);
-    const int width = LANES / batch.parts;
+    const int width = LANES / parts;
     const real *x = FN(in_place)(g, FSM_X, 0, 0);
     real max[LANES], magic[LANES], low[LANES], k[LANES], of_max[LANES];
     double hi[LANES] = {0}, lo[LANES] = {0};
     int at[LANES] = {0};
-    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts)
-        vec_max_parts(FN(load_short)(x, batch, r, -(real)INFINITY), batch.parts, max + r);
-    for (ptrdiff_t r = batch.rows; r < LANES; r++)
-        max[r] = max[0];
+    FN(batch_maxima)(x, batch, max);
     const vec scaled_max = vec_mul(vec_load(max), vec_set1(g->beta.hi));
     if (!(vec_hmax(vec_abs(scaled_max)) < DIRECT))
         return false;
@@ -381,21 +378,22 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, FN(log
     vec_store(low, frame.low);
     vec_store(k, FN(exp_frame_k)(&frame));
     bool careful = FN(is_scaled)(g->beta);
-    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts) {
+    for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
         vec a = FN(load_short)(x, batch, r, -(real)INFINITY);
-        vec_find_parts(a, vec_set_parts(max + r, batch.parts), batch.parts, at + r);
-        frame.magic = vec_set_parts(magic + r, batch.parts);
-        frame.low = vec_set_parts(low + r, batch.parts);
+        vec_find_parts(a, vec_set_parts(max + r, parts), parts, at + r);
+        frame.magic = vec_set_parts(magic + r, parts);
+        frame.low = vec_set_parts(low + r, parts);
         careful |= vec_any_lt(vec_abs(a), vec_set1(MIN_NORMAL));
         FN(exp_blocks)(&a, 1, &frame, careful);
         vec_store(e + r * width, a);
     }
+    /* In a row without a maximum, which is NaN, the next row's lane is meant; there is no result then. */
     for (ptrdiff_t r = 0; r < batch.rows; r++) {
         of_max[r] = e[r * width + at[r]];
         e[r * width + at[r]] = 0;
     }
-    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts)
-        vec_acc_fold_parts(vec_acc_of(vec_load(e + r * width)), batch.parts, hi + r, lo + r);
+    for (ptrdiff_t r = 0; r < batch.rows; r += parts)
+        vec_acc_fold_parts(vec_acc_of(vec_load(e + r * width)), parts, hi + r, lo + r);
     int none = 0;
     for (ptrdiff_t r = 0; r < batch.rows; r++) {
         e[r * width + at[r]] = of_max[r];
@@ -418,8 +416,12 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, FN(log
     return !none;
 }
 
-FSM_OUTLINE_ bool FN(log_sweep_short)(const FN(group) * g, FN(log_state) * s,
-                                      real *e){WITH_PARTS(g, return FN(log_sweep_batch)(g, parts, s, e))}
+/* The exponentials lie in `e` as share_short() takes them. */
+FSM_OUTLINE_ bool FN(log_sweep_short)(const FN(group) * g, FN(log_state) * s, real *e) {
+    bool ordinary;
+    WITH_PARTS(g, ordinary = FN(log_sweep_batch)(g, parts, s, e));
+    return ordinary;
+}
 
 /* ---- the sweep of a group */
 

@@ -34,6 +34,6 @@ static void FN(logmeanexp_columns)(const FN(group) * g) {
 
 static void FN(logmeanexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     FN(plan) plan = REDUCTION_PLAN;
-    plan.short_rows = FN(logmeanexp_short_rows);
+    plan.short_rows = IF_PARTS_PAY(FN(logmeanexp_short_rows));
     FN(each_group)(args, begin, end, scratch, plan, FN(logmeanexp_rows), FN(logmeanexp_columns));
 }

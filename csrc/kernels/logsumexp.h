@@ -66,6 +66,6 @@ static void FN(logsumexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, 
     if (args->operands[FSM_WEIGHT].data)
         plan.room -= SPARE_AT;
     else
-        plan.short_rows = FN(logsumexp_short_rows);
+        plan.short_rows = IF_PARTS_PAY(FN(logsumexp_short_rows));
     FN(each_group)(args, begin, end, scratch, plan, FN(logsumexp_rows), FN(logsumexp_columns));
 }

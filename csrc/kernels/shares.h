@@ -249,8 +249,9 @@ FSM_INLINE void FN(share_batch)(const FN(group) * g, const int parts, const FN(s
     FN(share_special)(g, 0, s);
 }
 
-FSM_OUTLINE_ void FN(share_short)(const FN(group) * g, const FN(shares) * s,
-                                  real *e){WITH_PARTS(g, FN(share_batch)(g, parts, s, e))}
+FSM_OUTLINE_ void FN(share_short)(const FN(group) * g, const FN(shares) * s, real *e) {
+    WITH_PARTS(g, FN(share_batch)(g, parts, s, e));
+}
 
 /* Results of tiles. */
 FSM_INLINE void FN(share_columns)(const FN(group) * g, const FN(log_state) * states, const FN(shares) * shares,

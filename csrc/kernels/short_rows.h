@@ -12,7 +12,7 @@
  *   logsumexp                                      0.96         0.69                0.72         0.53
  *   cross_entropy_with_grad                        0.85         0.75                0.73         0.60 */
 
-/* Numbers that a batch may take: a row may need a block, and a store may write a block beyond it. */
+/* Numbers that a batch may take: a row may need a block, and what is next to its lanes may be looked at. */
 #define BATCH_ROOM ((LANES + 1) * LANES)
 
 /* `rows` rows of n elements, `parts` of which share a block. */
@@ -35,10 +35,11 @@ FSM_INLINE_ FN(batch) FN(batch_of)(const FN(group) * g, ptrdiff_t r, const int p
     return (FN(batch)){g->args->n, left < LANES ? left : LANES, parts};
 }
 
-/* Fewer rows than share a block; the others are 0. */
+/* Fewer rows than share a block; the last of them stands for those that are not there. */
 FSM_OUTLINE_ vec FN(load_last)(const real *p, ptrdiff_t rows, ptrdiff_t n, int parts, real fill) {
-    real room[LANES] = {0};
-    memcpy(room, p, (size_t)(rows * n) * sizeof *p);
+    real room[LANES];
+    for (int i = 0; i < parts; i++)
+        memcpy(room + i * n, p + (i < rows ? i : rows - 1) * n, (size_t)n * sizeof *p);
     return vec_load_parts(room, n, parts, fill);
 }
 
@@ -49,6 +50,14 @@ FSM_INLINE vec FN(load_short)(const real *p, FN(batch) batch, ptrdiff_t r, real 
     if (batch.rows - r < batch.parts)
         return FN(load_last)(p, batch.rows - r, batch.n, batch.parts, fill);
     return batch.n * batch.parts == LANES ? vec_load(p) : vec_load_parts(p, batch.n, batch.parts, fill);
+}
+
+/* The maxima of the rows at p; also where there are none. */
+FSM_INLINE void FN(batch_maxima)(const real *p, FN(batch) batch, real *max) {
+    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts)
+        vec_max_parts(FN(load_short)(p, batch, r, -(real)INFINITY), batch.parts, max + r);
+    for (ptrdiff_t r = batch.rows; r < LANES; r++)
+        max[r] = max[0];
 }
 
 /* Puts the block of rows from r on where it belongs among BATCH_ROOM numbers; overwrites what follows. */
@@ -75,24 +84,19 @@ FSM_INLINE_ FN(group) FN(part_of_group)(const FN(group) * g, ptrdiff_t first, pt
 
 /* A statement in which `parts` is a constant, for the rows of g. */
 #define WITH_PARTS(g, statement)                                                                                       \
-    switch (FN(parts_of)((g)->args->n, (g)->rows)) {                                                                   \
-    case 8: {                                                                                                          \
-        enum { parts = 8 };                                                                                            \
-        statement;                                                                                                     \
-        break;                                                                                                         \
-    }                                                                                                                  \
-    case 4: {                                                                                                          \
-        enum { parts = 4 };                                                                                            \
-        statement;                                                                                                     \
-        break;                                                                                                         \
-    }                                                                                                                  \
-    case 2: {                                                                                                          \
-        enum { parts = 2 };                                                                                            \
-        statement;                                                                                                     \
-        break;                                                                                                         \
-    }                                                                                                                  \
-    default: {                                                                                                         \
-        enum { parts = 1 };                                                                                            \
-        statement;                                                                                                     \
-    }                                                                                                                  \
-    }
+    do {                                                                                                               \
+        const int most = FN(parts_of)((g)->args->n, (g)->rows);                                                        \
+        if (most == 8) {                                                                                               \
+            enum { parts = 8 };                                                                                        \
+            statement;                                                                                                 \
+        } else if (most == 4) {                                                                                        \
+            enum { parts = 4 };                                                                                        \
+            statement;                                                                                                 \
+        } else if (most == 2) {                                                                                        \
+            enum { parts = 2 };                                                                                        \
+            statement;                                                                                                 \
+        } else {                                                                                                       \
+            enum { parts = 1 };                                                                                        \
+            statement;                                                                                                 \
+        }                                                                                                              \
+    } while (0)

@@ -112,11 +112,9 @@ typedef struct {
 FSM_INLINE bool FN(softmax_frames)(const real *x, FN(batch) batch, FN(beta) beta, FN(short_terms) * terms,
                                    bool *alike) {
     real max[LANES];
-    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts)
-        vec_max_parts(FN(load_short)(x, batch, r, -(real)INFINITY), batch.parts, max + r);
+    FN(batch_maxima)(x, batch, max);
     real high = max[0], low = max[0];
     for (ptrdiff_t r = 0; r < LANES; r++) {
-        max[r] = r < batch.rows ? max[r] : max[0];
         high = max[r] > high ? max[r] : high;
         low = max[r] < low ? max[r] : low;
     }
@@ -194,7 +192,7 @@ FSM_INLINE void FN(softmax_batches)(const FN(group) * g, const int parts) {
 }
 
 static void FN(softmax_short_rows)(const FN(group) * g) {
-    WITH_PARTS(g, FN(softmax_batches)(g, parts))
+    WITH_PARTS(g, FN(softmax_batches)(g, parts));
 }
 
 /* ---- a row for which there is no room */
@@ -480,7 +478,7 @@ static void FN(softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
                            .tiles = SOFTMAX_TILES,
                            .most_rows = PTRDIFF_MAX,
                            .survey = &survey,
-                           .short_rows = FN(softmax_short_rows),
+                           .short_rows = IF_PARTS_PAY(FN(softmax_short_rows)),
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(softmax_rows), FN(softmax_columns));
 }

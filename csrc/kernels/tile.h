@@ -59,7 +59,7 @@ FSM_INLINE_ bool FN(rows_in_line)(const fsm_args *args, unsigned operands) {
     bool in_line = FN(x_is_plain)(args);
     for (int which = 0; which < args->used; which++)
         if (operands & BIT(which) && args->operands[which].data) {
-            const bool follow = args->ndim == 0 || args->operands[which].across == args->n * (ptrdiff_t)sizeof(real);
+            const bool follow = args->operands[which].across == args->n * (ptrdiff_t)sizeof(real);
             in_line = in_line && follow && FN(lies_ready)(args, which);
         }
     return in_line;
