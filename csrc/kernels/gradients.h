@@ -155,7 +155,7 @@ FSM_INLINE void FN(gradient_blocks)(vec *grad, vec *saved, const int count, FN(g
         }
         return;
     }
-    const FN(beta) one = {1, 0, 0};
+    const FN(beta) one = {1, 0, 0, false};
     const FN(exp_frame) frame = FN(exp_frame_of)(zero, zero, one);
     vec least = vec_set1((real)INFINITY);
     FSM_UNROLL

@@ -107,7 +107,7 @@ FSM_INLINE void FN(log_chunk)(const FN(group) * g, ptrdiff_t r, FN(log_state) * 
     /* With weights, e of a maximum is a power of two, so that weights that cancel leave 0. */
     const bool direct = kind != FN(WEIGHTED) && FN(in_direct_range)(finite_max * beta.hi);
     const real shift = direct ? 0 : finite_max;
-    const bool careful = subnormal || FN(is_scaled)(beta) || shift != 0;
+    const bool careful = subnormal || beta.scaled || shift != 0;
     const FN(exp_frame) frame = FN(exp_frame_of)(vec_set1(finite_max), vec_set1(shift), beta);
     const FN(terms) terms = careful ? FN(CAREFUL) : FN(PLAIN);
     real k[LANES];
@@ -338,7 +338,7 @@ FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles,
         tile->max = FN(finite_or)(tile->range.max, vec_set1(0));
         const vec shift = kind == FN(WEIGHTED) ? tile->max : FN(shift_of)(tile->max, g->beta);
         tile->careful =
-            FN(range_has_subnormal)(tile->range) || FN(is_scaled)(g->beta) || vec_any_lt(vec_set1(0), vec_abs(shift));
+            FN(range_has_subnormal)(tile->range) || g->beta.scaled || vec_any_lt(vec_set1(0), vec_abs(shift));
         tile->frame = FN(exp_frame_of)(tile->max, shift, g->beta);
         infinite |= vec_any_lt(tile->max, tile->range.max);
         real at[LANES];
@@ -377,7 +377,7 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, FN(log
     vec_store(magic, frame.magic);
     vec_store(low, frame.low);
     vec_store(k, FN(exp_frame_k)(&frame));
-    bool careful = FN(is_scaled)(g->beta);
+    bool careful = g->beta.scaled;
     for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
         vec a = FN(load_short)(x, batch, r, -(real)INFINITY);
         vec_find_parts(a, vec_set_parts(max + r, parts), parts, at + r);

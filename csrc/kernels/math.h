@@ -26,16 +26,14 @@
  * joins t. `floor` is below every x that gives e > 0 and keeps that loss small and finite. */
 typedef struct {
     real hi, lo, floor;
+    bool scaled; /* it is not 1 */
 } FN(beta);
 
 FSM_INLINE FN(beta) FN(beta_of)(double temperature) {
     const double b = 1 / temperature;
     const real hi = (real)b;
-    return (FN(beta)){hi, (real)((b - hi) + fma(-b, temperature, 1) * b), (real)(-0x1p22 * temperature)};
-}
-
-FSM_INLINE_ bool FN(is_scaled)(FN(beta) beta) {
-    return beta.hi != 1 || beta.lo != 0;
+    const real lo = (real)((b - hi) + fma(-b, temperature, 1) * b);
+    return (FN(beta)){hi, lo, (real)(-0x1p22 * temperature), temperature != 1};
 }
 
 typedef struct {

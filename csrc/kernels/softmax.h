@@ -14,7 +14,7 @@ typedef struct {
 
 /* Of -inf alone the sum is 0, unless a NaN is there too: its frame is that of 0. */
 FSM_INLINE FN(softmax_plan) FN(softmax_plan_of)(FN(range) range, FN(beta) beta, bool columns) {
-    const bool scaled = FN(is_scaled)(beta);
+    const bool scaled = beta.scaled;
     if (!columns) {
         const real max = vec_hmax(range.max), finite_max = isfinite(max) ? max : 0;
         const real shift = FN(in_direct_range)(finite_max * beta.hi) ? 0 : finite_max;
@@ -141,7 +141,7 @@ FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta)
         }
         vec a = FN(load_short)(x, batch, r, -(real)INFINITY);
         most = same ? vec_max(most, a) : most;
-        FN(exp_blocks)(&a, 1, &frame, FN(is_scaled)(beta) || vec_any_lt(vec_abs(a), vec_set1(MIN_NORMAL)));
+        FN(exp_blocks)(&a, 1, &frame, beta.scaled || vec_any_lt(vec_abs(a), vec_set1(MIN_NORMAL)));
         vec_store(e, a);
         vec_acc_fold_parts(vec_acc_of(a), batch.parts, terms->hi + r, terms->lo + r);
     }
