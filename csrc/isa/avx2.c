@@ -8,10 +8,7 @@
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < 4; i++)
 
-/* 32 for 0. */
-FSM_INLINE int trailing_zeros(uint32_t a) {
-    return _mm_popcnt_u32(~a & (a - 1));
-}
+#include "x86_bits.h"
 
 /* ---- float32 */
 
@@ -421,13 +418,6 @@ FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
 }
 
 /* ---- rows side by side */
-
-/* The first bit of each row, or `width`. */
-FSM_INLINE void first_of_parts(uint32_t bits, int width, int parts, int *at) {
-    FSM_UNROLL
-    for (int i = 0; i < parts; i++)
-        at[i] = trailing_zeros((uint32_t)((uint64_t)bits >> (i * width) | UINT64_C(1) << width));
-}
 
 /* All ones in the first n lanes of half a register. */
 FSM_INLINE __m128i half32(ptrdiff_t n) {

@@ -8,10 +8,7 @@
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < 2; i++)
 
-/* 32 for 0. */
-FSM_INLINE int trailing_zeros(uint32_t a) {
-    return _mm_popcnt_u32(~a & (a - 1));
-}
+#include "x86_bits.h"
 
 /* ---- float32 */
 
@@ -383,13 +380,6 @@ FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
 
 /* ---- rows side by side */
 
-/* The first bit of each row, or `width`. */
-FSM_INLINE void first_of_parts(uint32_t bits, int width, int parts, int *at) {
-    FSM_UNROLL
-    for (int i = 0; i < parts; i++)
-        at[i] = trailing_zeros((uint32_t)((uint64_t)bits >> (i * width) | UINT64_C(1) << width));
-}
-
 FSM_INLINE __mmask16 first32(ptrdiff_t count) {
     return (__mmask16)((UINT32_C(1) << count) - 1);
 }
@@ -616,7 +606,7 @@ FSM_INLINE void vf64_acc_fold_parts(vf64_acc s, int parts, double *hi, double *l
     if (parts == 2) {
         upper.hi.v[0] = _mm512_shuffle_f64x2(s.hi.v[0], s.hi.v[0], 0xb1);
         upper.lo.v[0] = _mm512_shuffle_f64x2(s.lo.v[0], s.lo.v[0], 0xb1);
-        s = upper = vf64_acc_merge(s, upper);
+        s = vf64_acc_merge(s, upper);
     }
     if (parts <= 4) {
         upper.hi.v[0] = _mm512_permute_pd(s.hi.v[0], 0x55);

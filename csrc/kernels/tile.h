@@ -8,8 +8,9 @@
  * places of the L1 cache. */
 
 /* Numbers in a group of rows: with y, they fit in a common L1 cache. */
-#define GROUP_ROOM   ((ptrdiff_t)(16384 / sizeof(real)))
+#define GROUP_ROOM ((ptrdiff_t)(16384 / sizeof(real)))
 
+/* One of a set of operands. */
 #define BIT(operand) (1u << (operand))
 
 #define SCRATCH_ROOM ((ptrdiff_t)(FSM_SCRATCH / sizeof(real)))
