@@ -9,6 +9,9 @@
 #define vec_load_n         vf32_load_n
 #define vec_store          vf32_store
 #define vec_store_n        vf32_store_n
+#define vec_stream         vf32_stream
+#define vec_stream_line    vf32_stream_line
+#define vec_stream_end     vf32_stream_end
 #define vec_load_f16       vf32_load_f16
 #define vec_store_f16      vf32_store_f16
 #define vec_set1           vf32_set1

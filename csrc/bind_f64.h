@@ -11,6 +11,9 @@
 #define vec_load_n         vf64_load_n
 #define vec_store          vf64_store
 #define vec_store_n        vf64_store_n
+#define vec_stream         vf64_stream
+#define vec_stream_line    vf64_stream_line
+#define vec_stream_end     vf64_stream_end
 #define vec_load_f16       vf64_load_f16
 #define vec_store_f16      vf64_store_f16
 #define vec_set1           vf64_set1

@@ -41,12 +41,16 @@ bool fsm_cpu_sve(void) {
 
 enum { EAX, EBX, ECX, EDX };
 
-static void cpuid(uint32_t leaf, uint32_t regs[4]) {
+static void cpuid_of(uint32_t leaf, uint32_t part, uint32_t regs[4]) {
 #if defined(_MSC_VER)
-    __cpuidex((int *)regs, (int)leaf, 0);
+    __cpuidex((int *)regs, (int)leaf, (int)part);
 #else
-    __cpuid_count(leaf, 0, regs[EAX], regs[EBX], regs[ECX], regs[EDX]);
+    __cpuid_count(leaf, part, regs[EAX], regs[EBX], regs[ECX], regs[EDX]);
 #endif
+}
+
+static void cpuid(uint32_t leaf, uint32_t regs[4]) {
+    cpuid_of(leaf, 0, regs);
 }
 
 static uint32_t saved_registers(void) {
@@ -93,6 +97,47 @@ bool fsm_cpu_avx2(void) {
 
 bool fsm_cpu_avx512(void) {
     return fsm_cpu_avx2() && supports(leaf1_ecx_avx, leaf7_ebx_avx512, xcr0_zmm);
+}
+
+/* The largest cache that a leaf tells of, in bytes, and how many CPUs have it in common. Intel's leaf 4 and AMD's
+ * 0x8000001d are alike (Intel SDM volume 2, CPUID; AMD APM volume 3, E.4.15). */
+static void largest_cache(uint32_t leaf, double *bytes, int *cpus) {
+    for (uint32_t part = 0; part < 16; part++) {
+        uint32_t regs[4];
+        cpuid_of(leaf, part, regs);
+        const uint32_t a = regs[EAX], b = regs[EBX];
+        if ((a & 31) == 0) /* no more */
+            return;
+        const double lines = ((double)(b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((double)regs[ECX] + 1);
+        const double size = lines * ((b & 4095) + 1);
+        if (size > *bytes) {
+            *bytes = size;
+            *cpus = (int)(a >> 14 & 4095) + 1;
+        }
+    }
+}
+
+/* Under a hypervisor CPUID takes many us: callers keep the result. */
+ptrdiff_t fsm_cache_share(int cpus) {
+    double bytes = 0;
+    int sharing = 1;
+    uint32_t regs[4];
+    cpuid(0, regs);
+    if (regs[EAX] >= 4)
+        largest_cache(4, &bytes, &sharing);
+    cpuid(0x80000000, regs);
+    if (regs[EAX] >= 0x8000001d)
+        largest_cache(0x8000001d, &bytes, &sharing);
+    if (bytes == 0)
+        return PTRDIFF_MAX;
+    return (ptrdiff_t)(cpus < sharing ? bytes * cpus / sharing : bytes);
+}
+
+#else
+
+ptrdiff_t fsm_cache_share(int cpus) {
+    (void)cpus;
+    return PTRDIFF_MAX;
 }
 
 #endif

@@ -116,6 +116,9 @@ typedef struct {
 
     double temperature;       /* x / temperature is what counts */
     bool zero_if_all_neg_inf; /* what rows of -inf give: the result for a masked element, or NaN */
+    bool stream;              /* so many results go past the caches, where they replace nothing (kernels/passes.h) */
+    bool divisible;           /* the kernel shares long rows (fsm_share) */
+    int helpers;              /* threads that may take pieces of a row (fsm_share); set by fsm_run() */
     double flush_below;       /* results of softmax below this become 0 (long double, which it cannot hold: if > 0) */
     fsm_loss loss;
 } fsm_args;
@@ -176,15 +179,28 @@ extern const char fsm_compiler[];
 extern fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];
 
 /* threads.c */
+
+/* Pieces [begin, end) of something that a kernel shares among threads. */
+typedef void fsm_piece(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+
+/* All `count` of them, each `work` bytes. For kernels: on the calling thread alone, unless args->helpers. */
+void fsm_share(const fsm_args *args, fsm_piece *piece, const void *context, ptrdiff_t count, ptrdiff_t work,
+               void *scratch);
+
 ptrdiff_t fsm_units(const fsm_args *args, int dtype);
-bool fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads); /* all units; false: out of memory */
-int fsm_useful_threads(const fsm_args *args, int dtype);                        /* 1 for small work */
-int fsm_cpu_count(void);                 /* CPUs that the calling thread may run on */
+bool fsm_run(fsm_kernel *kernel, fsm_args *args, int dtype, int threads); /* all units; false: out of memory */
+int fsm_useful_threads(const fsm_args *args, int dtype);                  /* 1 for small work */
+int fsm_cpu_count(void);                                                  /* CPUs that the calling thread may run on */
 int fsm_num_threads(void);               /* that a call takes unless it says otherwise */
 void fsm_set_num_threads(int threads);   /* 0: as many as there are CPUs ... */
 void fsm_limit_num_threads(int threads); /* ... but at most these */
 
-/* cpu.c: whether this CPU has, and the operating system saves, what an instruction set needs. */
+/* cpu.c */
+
+/* Bytes of the last cache that `cpus` CPUs may count on, where others have a part of it; PTRDIFF_MAX: unknown. */
+ptrdiff_t fsm_cache_share(int cpus);
+
+/* Whether this CPU has, and the operating system saves, what an instruction set needs. */
 #define ISA(name) bool fsm_cpu_##name(void);
 #include "isa.def"
 #undef ISA

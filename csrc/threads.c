@@ -38,6 +38,10 @@
 /* What a thread takes at a time, so that nobody waits long for the last. */
 #define BLOCK_WORK 32768
 
+/* Rows of so much are shared, if there are fewer of them than ROWS_A_THREAD for each thread. */
+#define PIECES_WORK   1000000
+#define ROWS_A_THREAD 8
+
 /* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. And of
  * columns that do not stay in the scratch, fewer than WIDE_STRIPS: two threads with two strips of (32000, 128) float32
  * each take twice as long as one with all four. */
@@ -285,6 +289,7 @@ typedef struct {
     ptrdiff_t units, block, blocks; /* units in a block, and blocks in all */
     int threads;                    /* that can be of use */
     bool large;                     /* worth waking workers for */
+    bool pieces;                    /* it is rows that are shared, a piece at a time, one after the other */
 } split;
 
 /* For so many threads. */
@@ -313,8 +318,14 @@ static split split_of(const fsm_args *args, int dtype, int threads) {
     s.blocks = (s.units - 1) / s.block + 1;
     const double work = (double)s.units * unit_work;
     s.large = work >= WAKE_WORK;
+    ptrdiff_t most = s.blocks;
+    if (args->divisible && !args->columns && unit_bytes >= PIECES_WORK &&
+        s.units < ROWS_A_THREAD * (ptrdiff_t)threads) {
+        s.pieces = true;
+        most = (ptrdiff_t)(unit_bytes / BLOCK_WORK);
+    }
     if (work >= SHARED_WORK)
-        s.threads = s.blocks < FSM_MAX_THREADS ? (int)s.blocks : FSM_MAX_THREADS;
+        s.threads = most < FSM_MAX_THREADS ? (int)most : FSM_MAX_THREADS;
     return s;
 }
 
@@ -339,8 +350,8 @@ typedef struct {
     atomic_bool busy; /* a caller has the pool */
 
     /* The job. Constant while the gate is open or a worker is in. */
-    fsm_kernel *kernel;
-    const fsm_args *args;
+    fsm_piece *piece;
+    const void *context;
     split work;
     int threads;
     int rounding; /* the caller's mode: no bit may depend on who computes a unit */
@@ -428,7 +439,7 @@ static void take_blocks(pool *p, int own, void *scratch) {
         while ((block = take_block(r, i == 0)) >= 0) {
             const ptrdiff_t begin = block * p->work.block;
             const ptrdiff_t end = block == p->work.blocks - 1 ? p->work.units : begin + p->work.block;
-            p->kernel(p->args, begin, end, scratch);
+            p->piece(p->context, begin, end, scratch);
         }
     }
 }
@@ -544,11 +555,10 @@ static void close_gate(pool *p) {
     mutex_unlock(&p->mutex);
 }
 
-static void share(pool *p, fsm_kernel *kernel, const fsm_args *args, split work, int helpers, bool wake,
-                  void *scratch) {
+static void share(pool *p, fsm_piece *piece, const void *context, split work, int helpers, bool wake, void *scratch) {
     const int threads = helpers + 1;
-    p->kernel = kernel;
-    p->args = args;
+    p->piece = piece;
+    p->context = context;
     p->work = work;
     p->threads = threads;
     p->rounding = fegetround();
@@ -566,8 +576,30 @@ static void share(pool *p, fsm_kernel *kernel, const fsm_args *args, split work,
     close_gate(p);
 }
 
+/* A kernel's units as pieces. */
+typedef struct {
+    fsm_kernel *kernel;
+    const fsm_args *args;
+} units;
+
+static void run_units(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const units *u = context;
+    u->kernel(u->args, begin, end, scratch);
+}
+
+void fsm_share(const fsm_args *args, fsm_piece *piece, const void *context, ptrdiff_t count, ptrdiff_t work,
+               void *scratch) {
+    split s = {.units = count, .block = BLOCK_WORK / work + 1};
+    s.blocks = (count - 1) / s.block + 1;
+    pool *p = get_pool();
+    if (args->helpers > 0 && p && s.blocks > 1)
+        share(p, piece, context, s, args->helpers, true, scratch);
+    else
+        piece(context, 0, count, scratch);
+}
+
 /* Whether the job was done. */
-static bool run_in_pool(fsm_kernel *kernel, const fsm_args *args, split work, int threads, void *scratch) {
+static bool run_in_pool(fsm_kernel *kernel, fsm_args *args, split work, int threads, void *scratch) {
     pool *p = get_pool();
     if (!p || atomic_exchange_explicit(&p->busy, true, memory_order_acquire))
         return false;
@@ -577,10 +609,14 @@ static bool run_in_pool(fsm_kernel *kernel, const fsm_args *args, split work, in
         helpers = start_workers(p, helpers);
     else if (helpers > p->started - atomic_load(&p->sleepers))
         helpers = p->started - atomic_load(&p->sleepers);
-    if (helpers > 0)
-        share(p, kernel, args, work, helpers, wake, scratch);
-    else
+    const units all = {kernel, args};
+    if (helpers > 0 && !work.pieces) {
+        share(p, run_units, &all, work, helpers, wake, scratch);
+    } else {
+        args->helpers = work.pieces ? helpers : 0;
         kernel(args, 0, work.units, scratch);
+        args->helpers = 0;
+    }
     p->last_end = nanoseconds();
     atomic_store_explicit(&p->busy, false, memory_order_release);
     return true;
@@ -593,7 +629,7 @@ int fsm_useful_threads(const fsm_args *args, int dtype) {
 /* The scratch of the last caller, for the next: NULL while somebody has it. */
 static _Atomic(void *) spare_scratch;
 
-bool fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads) {
+bool fsm_run(fsm_kernel *kernel, fsm_args *args, int dtype, int threads) {
     const split s = split_of(args, dtype, threads);
     if (s.threads < threads)
         threads = s.threads;

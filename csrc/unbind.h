@@ -8,6 +8,9 @@
 #undef vec_load_n
 #undef vec_store
 #undef vec_store_n
+#undef vec_stream
+#undef vec_stream_line
+#undef vec_stream_end
 #undef vec_load_f16
 #undef vec_store_f16
 #undef vec_set1

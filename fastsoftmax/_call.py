@@ -32,9 +32,10 @@ def normalize(
     temperature: Any,
     all_neg_inf: Any,
     subnormals: Any,
-    num_threads: int,
+    num_threads: Any,
 ) -> Any:
     """An operation whose result has the shape of x."""
+    threads = _check.threads_of_call(num_threads)
     a = _check.array(name, "x", x)
     axes = _check.axes(axis, a.ndim)
     result = _check.result_dtype(a.dtype, dtype)
@@ -47,7 +48,7 @@ def normalize(
     y = np.empty_like(a, dtype=result, subok=False) if target is None else target
     limit = _smallest_normal(y.dtype) if flush else 0.0
     options = {"temperature": t, "zero_if_all_neg_inf": zero, "flush_below": limit}
-    _compute(name, _compute_dtype(result, t), a, axes, y, num_threads, {"mask": mask}, options)
+    _compute(name, _compute_dtype(result, t), a, axes, y, threads, {"mask": mask}, options)
     return (y if y.ndim else y[()]) if out is None else out
 
 
@@ -61,13 +62,14 @@ def reduce(
     dtype: Any,
     where: Any,
     empty: float,
-    num_threads: int,
+    num_threads: Any,
     *,
     b: Any = None,
     return_sign: bool = False,
     temperature: Any = 1.0,
 ) -> Any:
     """An operation that leaves one element of each slice; `empty`: that of a slice without elements."""
+    threads = _check.threads_of_call(num_threads)
     a = _check.array(name, parameter, x)
     given, weights, joint, t = a.dtype, None, a, _check.temperature(temperature)
     if b is not None:
@@ -95,7 +97,7 @@ def reduce(
         y_kept = y if keepdims else np.expand_dims(y, axes)
         sign_kept = sign if sign is None or keepdims else np.expand_dims(sign, axes)
         operands = {"mask": where, "weights": weights, "sign": sign_kept}
-        _compute(name, compute, joint, axes, y_kept, num_threads, operands, {"temperature": t})
+        _compute(name, compute, joint, axes, y_kept, threads, operands, {"temperature": t})
     value = (y if y.ndim else y[()]) if out is None else out
     return value if sign is None else (value, sign if sign.ndim else sign[()])
 
@@ -111,11 +113,10 @@ def gradient(
     num_threads: Any,
 ) -> Any:
     """A gradient from `grad` and the forward result, both of the shape of the result."""
-    threads = 0 if num_threads is None else _check.num_threads(num_threads)
-    if type(temperature) is float and temperature == 1.0:
-        done = _core.normalize(OPS[name], grad, axis, out, threads, saved)
-        if done is not None:
-            return done
+    done = _core.normalize(OPS[name], grad, axis, out, None, None, temperature, "nan", "keep", num_threads, saved)
+    if done is not None:
+        return done
+    threads = _check.threads_of_call(num_threads)
     a, b = _check.array(name, "grad", grad), _check.array(name, parameter, saved)
     _check.same_shape("grad", a, parameter, b)
     axes = _check.axes(axis, a.ndim)
@@ -130,7 +131,7 @@ def logsumexp_gradient(
     name: str, grad: ArrayLike, x: ArrayLike, axis: Any, lse: Any, out: Any, num_threads: Any
 ) -> Any:
     """grad, and lse unless it is None, have the shape of the reduction of x, with or without kept axes."""
-    threads = 0 if num_threads is None else _check.num_threads(num_threads)
+    threads = _check.threads_of_call(num_threads)
     g, a = _check.array(name, "grad", grad), _check.array(name, "a", x)
     axes = _check.axes(axis, a.ndim)
     saved = None if lse is None else _check.reduced("lse", _check.array(name, "lse", lse), a, axes)
@@ -237,7 +238,7 @@ def cross_entropy(
     with_grad: bool,
 ) -> Any:
     """`options`: those of Loss(), from weight on."""
-    threads = 0 if num_threads is None else _check.num_threads(num_threads)
+    threads = _check.threads_of_call(num_threads)
     a = _check.array(name, "logits", logits)
     place = _check.class_axis(axis, a.ndim)
     classes = _check.classes(name, "logits", a.shape, place)

@@ -158,6 +158,11 @@ def num_threads(value: Any) -> int:
     return count
 
 
+def threads_of_call(value: Any) -> int:
+    """num_threads= of a call; None is 0, as many as are set."""
+    return 0 if value is None else num_threads(value)
+
+
 def threads_variable(value: str) -> int:
     """The value of FASTSOFTMAX_NUM_THREADS."""
     if not value.strip().isdecimal() or not 1 <= int(value) <= MAX_THREADS:

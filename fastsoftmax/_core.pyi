@@ -17,13 +17,24 @@ LONGDOUBLE: int
 context_threads: ContextVar[int]
 
 def cpu_count() -> int: ...
+def stream_from(nbytes: int) -> None: ...
 def num_threads() -> int: ...
 def set_num_threads(threads: int) -> None: ...
 def limit_num_threads(threads: int) -> None: ...
 def normalize(
-    op: int, x: object, axis_of_x: object, out: object, threads: int, saved: object = None
+    op: int,
+    x: object,
+    axis_of_x: object,
+    out: object,
+    dtype_of_result: object,
+    where: object,
+    temperature: object,
+    all_neg_inf: object,
+    subnormals: object,
+    num_threads: object,
+    saved: object = None,
 ) -> NDArray[Any] | None: ...
-def reduce(op: int, x: object, axis_of_x: object, threads: int) -> Any: ...
+def reduce(op: int, x: object, axis_of_x: object, num_threads: object) -> Any: ...
 def compute(
     op: int,
     compute_dtype: int,

@@ -48,6 +48,9 @@ cdef extern from "fsm.h" nogil:
         ptrdiff_t *shape
         double temperature
         bint zero_if_all_neg_inf
+        bint stream
+        bint divisible
+        int helpers
         double flush_below
         fsm_loss loss
     ctypedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) noexcept
@@ -68,9 +71,10 @@ cdef extern from "fsm.h" nogil:
     const char *const *fsm_op_bound
     const char *fsm_compiler
     fsm_kernel *const *fsm_longdouble_kernels
-    bint fsm_run(fsm_kernel *kernel, const fsm_args *args, int dtype, int threads)
+    bint fsm_run(fsm_kernel *kernel, fsm_args *args, int dtype, int threads)
     int fsm_useful_threads(const fsm_args *args, int dtype)
     int fsm_cpu_count()
+    ptrdiff_t fsm_cache_share(int cpus)
     int fsm_num_threads()
     void fsm_set_num_threads(int threads)
     void fsm_limit_num_threads(int threads)
@@ -79,6 +83,11 @@ cdef extern from "walk.h" nogil:
     enum:
         FSM_MOST_INTEGERS
     void fsm_load_integers(const fsm_operand *operand, const char *at, ptrdiff_t step, ptrdiff_t count, int64_t *to)
+
+# Results of more bytes than this go past the caches, unless they replace their input; -1: not known yet. A result that
+# the caches may still hold is soon read again: at half of them, softmax and then np.add take the same time either way,
+# at twice as much 0.9 times with results past the caches, at an eighth 1.1 times (float32, Zen 4).
+cdef ptrdiff_t STREAM_FROM = -1
 
 # From this many elements on, the GIL is released: handing it over costs about as much as computing them.
 cdef ptrdiff_t GIL_ELEMENTS = 1000
@@ -145,23 +154,29 @@ F32, F64, LONGDOUBLE = FSM_F32, FSM_F64, FSM_F64 + 1
 """What the arithmetic can be done in."""
 
 
-def normalize(int op, x, axis_of_x, out, int threads, saved=None):
+def normalize(
+    int op, x, axis_of_x, out, dtype_of_result, where, temperature, all_neg_inf, subnormals, num_threads, saved=None
+):
     """The quick way for operation number `op`, whose result has the shape of x, along one axis or over all, into `out`
-    or, if that is None, a new array. `saved`: of a gradient, what was the forward result.
+    or, if that is None, a new array. `saved`: of a gradient, what was the forward result. The other arguments are as
+    the public functions take them; to look at them here saves a small call a fifth of its time.
 
-    `threads`: how many may work on it, 0 for what num_threads() says.
-
-    Returns None, and has done nothing, if the arguments are not plain arrays that a kernel can take as they
-    are: native float32 or float64, one dtype and shape, `out` writeable and either x (or `saved`) itself or apart
-    from it, with no element twice.
+    Returns None, and has done nothing, if the options are not the defaults (num_threads: or a number that it may be),
+    or the arrays are not plain ones that a kernel can take as they are: native float32 or float64, one dtype and shape,
+    `out` writeable and either x (or `saved`) itself or apart from it, with no element twice.
     """
     cdef cnp.ndarray a, b, y
-    cdef int dtype, axis
+    cdef int dtype, axis, threads
     cdef fsm_args args
     cdef bint contiguous
     cdef bint joined[FSM_MAX_DIMS]
 
-    if not is_plain(x, axis_of_x, &axis):
+    if dtype_of_result is not None or where is not None or not (type(temperature) is float and temperature == 1.0):
+        return None
+    if not (all_neg_inf is NAN and subnormals is KEEP) and (all_neg_inf != NAN or subnormals != KEEP):
+        return None
+    threads = plain_threads(num_threads)
+    if threads < 0 or not is_plain(x, axis_of_x, &axis):
         return None
     a = <cnp.ndarray>x
     dtype = FSM_F32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FSM_F64
@@ -209,17 +224,30 @@ def normalize(int op, x, axis_of_x, out, int threads, saved=None):
     return y
 
 
-def reduce(int op, x, axis_of_x, int threads):
+cdef str NAN = "nan", KEEP = "keep"  # the same objects as in other modules: Python keeps one of such a literal
+
+
+cdef int plain_threads(num_threads) noexcept:
+    """The number, 0 for None, or -1 for what _check.py has to look at."""
+    if num_threads is None:
+        return 0
+    if type(num_threads) is not int or not 0 < num_threads <= FSM_MAX_THREADS:
+        return -1
+    return num_threads
+
+
+def reduce(int op, x, axis_of_x, num_threads):
     """The quick way for a reduction along the last axis, or over all, into a new array or a scalar.
 
-    Returns None, and has done nothing, if x is not a C-contiguous array of native float32 or float64.
+    Returns None, and has done nothing, if x is not a C-contiguous array of native float32 or float64, or num_threads is
+    no number that it may be.
     """
     cdef cnp.ndarray a, y
-    cdef int dtype, axis, ndim
+    cdef int dtype, axis, ndim, threads = plain_threads(num_threads)
     cdef ptrdiff_t n
     cdef fsm_args args
 
-    if not is_plain(x, axis_of_x, &axis):
+    if threads < 0 or not is_plain(x, axis_of_x, &axis):
         return None
     a = <cnp.ndarray>x
     ndim = cnp.PyArray_NDIM(a)
@@ -309,14 +337,31 @@ def compute(
     describe(&args, a, arrays, joined)
     if compute_dtype == LONGDOUBLE:
         split_columns(&args)
+        args.divisible = False
         kernel = fsm_longdouble_kernels[op]
     else:
         kernel = fsm_active_isa().kernels[op][dtype]
     run(kernel, dtype, &args, cnp.PyArray_SIZE(a), threads)
 
 
-cdef int run(fsm_kernel *kernel, int dtype, const fsm_args *args, ptrdiff_t size, int threads) except -1:
+cdef bint streams(ptrdiff_t nbytes) noexcept:
+    global STREAM_FROM
+    if STREAM_FROM < 0:
+        if nbytes < 1000000:  # no cache is so small, and to ask takes time
+            return False
+        STREAM_FROM = fsm_cache_share(fsm_cpu_count()) // 2
+    return nbytes > STREAM_FROM
+
+
+def stream_from(ptrdiff_t nbytes):
+    """Results of more bytes than this go past the caches from now on; -1: what suits this machine."""
+    global STREAM_FROM
+    STREAM_FROM = nbytes
+
+
+cdef int run(fsm_kernel *kernel, int dtype, fsm_args *args, ptrdiff_t size, int threads) except -1:
     cdef bint done
+    args.stream = streams(size * (4 if dtype == FSM_F32 else 8))
     if size < GIL_ELEMENTS:
         done = fsm_run(kernel, args, dtype, 1)
     else:
@@ -484,6 +529,8 @@ cdef void begin(fsm_args *args) noexcept:
     args.temperature = 1
     args.zero_if_all_neg_inf = False
     args.flush_below = 0
+    args.divisible = True
+    args.helpers = 0
     memset(&args.loss, 0, sizeof(args.loss))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastsoftmax import _call, _check
+from fastsoftmax import _call
 from fastsoftmax._core import reduce
 
 _LOGSUMEXP = _call.OPS["logsumexp"]
@@ -85,9 +85,8 @@ def logsumexp(
     >>> fs.logsumexp([1.0, 2.0], b=[1, -1], return_sign=True)
     (np.float64(1.5413248546129181), np.float64(-1.0))
     """
-    threads = 0 if num_threads is None else _check.num_threads(num_threads)
     if b is None and where is None and out is None and dtype is None and not keepdims and not return_sign:
-        y = reduce(_LOGSUMEXP, a, axis, threads)
+        y = reduce(_LOGSUMEXP, a, axis, num_threads)
         if y is not None:
             return y
     return _call.reduce(
@@ -100,7 +99,7 @@ def logsumexp(
         dtype,
         where,
         -math.inf,
-        threads,
+        num_threads,
         b=b,
         return_sign=return_sign,
     )
@@ -150,9 +149,8 @@ def logmeanexp(
     >>> fs.logmeanexp([1000.0, 1000.0])
     np.float64(1000.0)
     """
-    threads = 0 if num_threads is None else _check.num_threads(num_threads)
     if where is None and out is None and dtype is None and not keepdims:
-        y = reduce(_LOGMEANEXP, a, axis, threads)
+        y = reduce(_LOGMEANEXP, a, axis, num_threads)
         if y is not None:
             return y
     return _call.reduce(
@@ -165,7 +163,7 @@ def logmeanexp(
         dtype,
         where,
         math.nan,
-        threads,
+        num_threads,
     )
 
 
@@ -222,9 +220,8 @@ def softmax_entropy(
     >>> fs.softmax_entropy([[0.0, -50.0], [0.0, -5.0]])
     array([9.83662422e-21, 4.01796031e-02])
     """
-    threads = 0 if num_threads is None else _check.num_threads(num_threads)
     if where is None and type(temperature) is float and temperature == 1.0:
-        y = reduce(_SOFTMAX_ENTROPY, x, axis, threads)
+        y = reduce(_SOFTMAX_ENTROPY, x, axis, num_threads)
         if y is not None:
             return y
     return _call.reduce(
@@ -237,6 +234,6 @@ def softmax_entropy(
         None,
         where,
         0.0,
-        threads,
+        num_threads,
         temperature=temperature,
     )

@@ -344,7 +344,7 @@ def _linear(
     bias = None if linear_bias is None else _check.array(name, "linear_bias", linear_bias)
     _check.linear_shapes(a, w, bias)
     budget = _check.budget(memory_budget)
-    threads = 0 if num_threads is None else _check.num_threads(num_threads)
+    threads = _check.threads_of_call(num_threads)
     given = [(x, a), (linear_weight, w)] + ([] if bias is None else [(linear_bias, bias)])
     result = _check.result_dtype(_check.promoted(*given), None)
     compute = np.dtype(np.float32) if result.itemsize == 2 else result

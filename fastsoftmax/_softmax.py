@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastsoftmax import _call, _check
+from fastsoftmax import _call
 from fastsoftmax._core import normalize
 
 _SOFTMAX = _call.OPS["softmax"]
@@ -107,19 +107,10 @@ def softmax(
     >>> fs.softmax(logits, out=logits) is logits
     True
     """
-    threads = 0 if num_threads is None else _check.num_threads(num_threads)
-    if (
-        dtype is None
-        and where is None
-        and type(temperature) is float
-        and temperature == 1.0
-        and all_neg_inf == "nan"
-        and subnormals == "keep"
-    ):
-        y = normalize(_SOFTMAX, x, axis, out, threads)
-        if y is not None:
-            return y
-    return _call.normalize("softmax", x, axis, out, dtype, where, temperature, all_neg_inf, subnormals, threads)
+    y = normalize(_SOFTMAX, x, axis, out, dtype, where, temperature, all_neg_inf, subnormals, num_threads)
+    if y is not None:
+        return y
+    return _call.normalize("softmax", x, axis, out, dtype, where, temperature, all_neg_inf, subnormals, num_threads)
 
 
 def log_softmax(
@@ -178,9 +169,7 @@ def log_softmax(
     >>> fs.log_softmax([0.0, np.nan], where=[True, False])
     array([  0., -inf])
     """
-    threads = 0 if num_threads is None else _check.num_threads(num_threads)
-    if dtype is None and where is None and type(temperature) is float and temperature == 1.0 and all_neg_inf == "nan":
-        y = normalize(_LOG_SOFTMAX, x, axis, out, threads)
-        if y is not None:
-            return y
-    return _call.normalize("log_softmax", x, axis, out, dtype, where, temperature, all_neg_inf, "keep", threads)
+    y = normalize(_LOG_SOFTMAX, x, axis, out, dtype, where, temperature, all_neg_inf, "keep", num_threads)
+    if y is not None:
+        return y
+    return _call.normalize("log_softmax", x, axis, out, dtype, where, temperature, all_neg_inf, "keep", num_threads)

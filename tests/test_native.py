@@ -185,6 +185,9 @@ def lanewise(function, dtype):
     return {
         "load": lambda a, b, c: a,
         "store": lambda a, b, c: a,
+        "stream": lambda a, b, c: a,
+        "stream_end": lambda a, b, c: a,
+        "stream_line": lambda a, b, c: a[: 64 // a.itemsize],
         "set1": lambda a, b, c: np.full_like(a, a[0]),
         "add": lambda a, b, c: a + b,
         "sub": lambda a, b, c: a - b,
@@ -207,6 +210,9 @@ def lanewise(function, dtype):
 LANEWISE = [
     "load",
     "store",
+    "stream",
+    "stream_end",
+    "stream_line",
     "set1",
     "add",
     "sub",

@@ -95,7 +95,9 @@ def test_workers_start_when_they_are_needed():
     assert run_python("fs.softmax(x, num_threads=1); print(len(workers()))") == "0"
     assert run_python("fs.softmax(x, num_threads=4); print(len(workers()))") == "3"
     assert run_python("fs.softmax(x, num_threads=3); fs.softmax(x, num_threads=2); print(len(workers()))") == "2"
-    assert run_python("fs.softmax(x.reshape(2, -1), num_threads=9); print(len(workers()))") == "1"  # two rows
+    assert run_python("fs.softmax(x.reshape(2, -1), num_threads=9); print(len(workers()))") == "8"  # a row at a time
+    assert run_python("fs.softmax(x.reshape(1, -1), num_threads=2); print(len(workers()))") == "1"
+    assert run_python("fs.logsumexp(x[:20].reshape(1, -1), num_threads=2); print(len(workers()))") == "0"
 
 
 def run_pool(program, *arguments):

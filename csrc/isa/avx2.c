@@ -53,6 +53,20 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
         _mm256_maskstore_ps(p + 8 * i, lanes32(n, i), a.v[i]);
 }
 
+FSM_INLINE void vf32_stream(float *p, vf32 a) {
+    EACH(i)
+        _mm256_stream_ps(p + 8 * i, a.v[i]);
+}
+
+FSM_INLINE void vf32_stream_line(float *p, const float *from) {
+    _mm256_stream_ps(p, _mm256_load_ps(from));
+    _mm256_stream_ps(p + 8, _mm256_load_ps(from + 8));
+}
+
+FSM_INLINE void vf32_stream_end(void) {
+    _mm_sfence();
+}
+
 FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
     vf32 r;
     EACH(i)
@@ -265,6 +279,20 @@ FSM_INLINE void vf64_store(double *p, vf64 a) {
 FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     EACH(i)
         _mm256_maskstore_pd(p + 4 * i, lanes64(n, i), a.v[i]);
+}
+
+FSM_INLINE void vf64_stream(double *p, vf64 a) {
+    EACH(i)
+        _mm256_stream_pd(p + 4 * i, a.v[i]);
+}
+
+FSM_INLINE void vf64_stream_line(double *p, const double *from) {
+    _mm256_stream_pd(p, _mm256_load_pd(from));
+    _mm256_stream_pd(p + 4, _mm256_load_pd(from + 4));
+}
+
+FSM_INLINE void vf64_stream_end(void) {
+    _mm_sfence();
 }
 
 FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {

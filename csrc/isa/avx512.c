@@ -49,6 +49,19 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
         _mm512_mask_storeu_ps(p + 16 * i, lanes32(n, i), a.v[i]);
 }
 
+FSM_INLINE void vf32_stream(float *p, vf32 a) {
+    EACH(i)
+        _mm512_stream_ps(p + 16 * i, a.v[i]);
+}
+
+FSM_INLINE void vf32_stream_line(float *p, const float *from) {
+    _mm512_stream_ps(p, _mm512_load_ps(from));
+}
+
+FSM_INLINE void vf32_stream_end(void) {
+    _mm_sfence();
+}
+
 FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
     vf32 r;
     EACH(i)
@@ -245,6 +258,19 @@ FSM_INLINE void vf64_store(double *p, vf64 a) {
 FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     EACH(i)
         _mm512_mask_storeu_pd(p + 8 * i, lanes64(n, i), a.v[i]);
+}
+
+FSM_INLINE void vf64_stream(double *p, vf64 a) {
+    EACH(i)
+        _mm512_stream_pd(p + 8 * i, a.v[i]);
+}
+
+FSM_INLINE void vf64_stream_line(double *p, const double *from) {
+    _mm512_stream_pd(p, _mm512_load_pd(from));
+}
+
+FSM_INLINE void vf64_stream_end(void) {
+    _mm_sfence();
 }
 
 FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {

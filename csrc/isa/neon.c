@@ -46,6 +46,17 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
     memcpy(p, lanes, (size_t)n * sizeof *p);
 }
 
+FSM_INLINE void vf32_stream(float *p, vf32 a) {
+    vf32_store(p, a);
+}
+
+FSM_INLINE void vf32_stream_line(float *p, const float *from) {
+    memcpy(p, from, 64);
+}
+
+FSM_INLINE void vf32_stream_end(void) {
+}
+
 FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
     vf32 r;
     EACH(i)
@@ -243,6 +254,17 @@ FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     double lanes[16];
     vf64_store(lanes, a);
     memcpy(p, lanes, (size_t)n * sizeof *p);
+}
+
+FSM_INLINE void vf64_stream(double *p, vf64 a) {
+    vf64_store(p, a);
+}
+
+FSM_INLINE void vf64_stream_line(double *p, const double *from) {
+    memcpy(p, from, 64);
+}
+
+FSM_INLINE void vf64_stream_end(void) {
 }
 
 FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {

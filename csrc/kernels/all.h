@@ -16,8 +16,6 @@
 
 #include "short_rows.h"
 
-#include "softmax.h"
-
 #include "log_family.h"
 #include "log_sweep.h"
 
@@ -32,6 +30,8 @@
 #include "gradients.h"
 
 #include "shares.h"
+
+#include "softmax.h"
 
 #include "cross_entropy.h"
 #include "logsumexp_grad.h"

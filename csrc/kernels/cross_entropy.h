@@ -421,6 +421,7 @@ static void FN(cross_entropy)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t e
                            .room = FN(has_c)(args) ? SPARE_AT : LOG_ROOM,
                            .tiles = LOG_TILES,
                            .most_rows = LANES,
+                           .longest = MOST_BLOCKS * LANES,
                            .short_rows = FN(has_c)(args) ? NULL : IF_PARTS_PAY(FN(cross_entropy_short_rows)),
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(cross_entropy_rows), FN(cross_entropy_columns));

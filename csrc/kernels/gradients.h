@@ -244,10 +244,10 @@ FSM_INLINE_ const real *FN(chunk_of)(const FN(group) * g, int which, bool ready,
     return room;
 }
 
-/* The second sweep of a chunk. y may be grad, or saved. `ahead`, if it is not 0: how far on is what will be read next;
- * (128, 32000) then takes 0.95 times as long, rows of one chunk more. */
+/* The second sweep of a chunk. y may be grad, or saved, unless it is streamed. `ahead`, if it is not 0: how far on is
+ * what will be read next; (128, 32000) then takes 0.95 times as long, rows of one chunk more. */
 FSM_INLINE void FN(gradient_chunk)(const real *grad, const real *saved, real *y, ptrdiff_t n, ptrdiff_t ahead,
-                                   FN(gradient_plan) plan, FN(gradient) of) {
+                                   FN(gradient_plan) plan, FN(gradient) of, bool stream) {
     vec a[4], b[4];
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
@@ -263,67 +263,162 @@ FSM_INLINE void FN(gradient_chunk)(const real *grad, const real *saved, real *y,
         FN(gradient_blocks)(a, b, 4, plan, of);
         FSM_UNROLL
         for (int k = 0; k < 4; k++)
-            vec_store(y + i + k * LANES, a[k]);
+            FN(put)(y + i + k * LANES, a[k], stream);
     }
-    for (; i < n; i += LANES) {
-        const ptrdiff_t left = n - i < LANES ? n - i : LANES;
-        a[0] = vec_load_n(grad + i, left, 0);
-        b[0] = vec_load_n(saved + i, left, 0);
+    for (; i + LANES <= n; i += LANES) {
+        a[0] = vec_load(grad + i);
+        b[0] = vec_load(saved + i);
         FN(gradient_blocks)(a, b, 1, plan, of);
-        vec_store_n(y + i, left, a[0]);
+        FN(put)(y + i, a[0], stream);
+    }
+    if (i < n) {
+        a[0] = vec_load_n(grad + i, n - i, 0);
+        b[0] = vec_load_n(saved + i, n - i, 0);
+        FN(gradient_blocks)(a, b, 1, plan, of);
+        vec_store_n(y + i, n - i, a[0]);
     }
 }
 
-FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(gradient) of) {
+/* A chunk as a streamed row (FN(stream_row)). */
+typedef struct {
+    const real *grad, *saved;
+    FN(gradient_plan) plan;
+    FN(gradient) of;
+} FN(gradient_row);
+
+FSM_INLINE void FN(gradient_results)(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
+    const FN(gradient_row) *row = of;
+    FN(gradient_chunk)(row->grad + begin, row->saved + begin, to, count, 0, row->plan, row->of, stream);
+}
+
+/* The sum over chunks [begin, end) of row r; widens `reach`. */
+FSM_INLINE fsm_sum FN(gradient_sum_chunks)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t end,
+                                           FN(reach) * reach, FN(gradient) of) {
+    const ptrdiff_t n = g->args->n;
+    const bool saved_ready = FN(lies_ready)(g->args, FSM_SAVED);
+    fsm_sum sum = {0, 0};
+    for (ptrdiff_t c = begin * FSM_CHUNK; c < n && c < end * FSM_CHUNK; c += FSM_CHUNK) {
+        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+        const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, g->scratch);
+        const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, g->scratch + FSM_CHUNK);
+        sum = FN(sum_merge)(sum, FN(gradient_sum_row)(grad, saved, count, reach, of));
+    }
+    return sum;
+}
+
+/* What the second sweep of row r takes. */
+typedef struct {
+    ptrdiff_t r;
+    bool ordinary;
+    double total; /* if it is not */
+    FN(gradient_plan) plan;
+} FN(gradient_sweep);
+
+FSM_INLINE FN(gradient_sweep)
+    FN(gradient_sweep_of)(const FN(group) * g, ptrdiff_t r, fsm_sum sum, FN(reach) reach, FN(gradient) of) {
+    const double total = sum.hi + sum.lo;
+    const bool ordinary = FN(is_ordinary)(g, vec_hmax(reach.grad), FN(bits_of)(reach.saved), total, of);
+    FN(gradient_sweep) sweep = {.r = r, .ordinary = ordinary, .total = ordinary ? total : FN(plain_sum)(g, r, of)};
+    const real factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
+    sweep.plan = FN(gradient_plan_of)(vec_set1((real)(sweep.total * factor)), reach, g->beta);
+    return sweep;
+}
+
+/* Its chunks [begin, end). */
+FSM_INLINE void FN(gradient_chunks)(const FN(group) * g, const FN(gradient_sweep) * sweep, ptrdiff_t begin,
+                                    ptrdiff_t end, FN(gradient) of) {
     const fsm_args *args = g->args;
-    const ptrdiff_t n = args->n;
+    const ptrdiff_t n = args->n, r = sweep->r;
     const bool saved_ready = FN(lies_ready)(args, FSM_SAVED);
-    real *grad_room = g->scratch, *saved_room = g->scratch + FSM_CHUNK;
-    for (ptrdiff_t r = 0; r < g->rows; r++) {
+    for (ptrdiff_t c = begin * FSM_CHUNK; c < n && c < end * FSM_CHUNK; c += FSM_CHUNK) {
+        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+        const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, g->scratch);
+        const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, g->scratch + FSM_CHUNK);
+        real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : g->scratch;
+        const FN(gradient_row) row = {grad, saved, sweep->plan, of};
+        if (sweep->ordinary && g->stream)
+            FN(stream_row)(g->stream, y, count, FN(gradient_results), &row);
+        else if (sweep->ordinary)
+            FN(gradient_chunk)(grad, saved, y, count, n > FSM_CHUNK ? n : 0, sweep->plan, of, false);
+        else
+            FN(plain_results)(grad, saved, y, count, sweep->total, args->temperature, of);
+        if (!g->y_ready)
+            FN(store)(args, FSM_Y, fsm_row_across(g->row, args, r).at[FSM_Y], c, count, y);
+    }
+}
+
+/* What is known of chunks `first` to first + GRADIENT_SEGMENT of a row that threads share. */
+#define GRADIENT_SEGMENT 64
+
+typedef struct {
+    ptrdiff_t first, r;
+    fsm_sum *sums;
+    FN(reach) * reaches;
+} FN(gradient_segment);
+
+FSM_INLINE void FN(gradient_segment_sums)(const FN(group) * g, const void *segment, ptrdiff_t begin, ptrdiff_t end,
+                                          FN(gradient) of) {
+    const FN(gradient_segment) *s = segment;
+    for (ptrdiff_t i = begin; i < end; i++) {
         FN(reach) reach = FN(reach_of_none)();
-        fsm_sum sum = {0, 0};
-        for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
-            const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-            const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, grad_room);
-            const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, saved_room);
-            sum = FN(sum_merge)(sum, FN(gradient_sum_row)(grad, saved, count, &reach, of));
+        s->sums[i - s->first] = FN(gradient_sum_chunks)(g, s->r, i, i + 1, &reach, of);
+        s->reaches[i - s->first] = reach;
+    }
+}
+
+FSM_INLINE void FN(gradient_shared_row)(const FN(group) * g, ptrdiff_t r, FN(chunks) * sums, FN(chunks) * results,
+                                        FN(gradient) of) {
+    const ptrdiff_t chunks = FN(chunks_of)(g);
+    fsm_sum each[GRADIENT_SEGMENT], sum = {0, 0};
+    FN(reach) reaches[GRADIENT_SEGMENT], reach = FN(reach_of_none)();
+    for (ptrdiff_t begin = 0; begin < chunks; begin += GRADIENT_SEGMENT) {
+        const ptrdiff_t end = chunks - begin < GRADIENT_SEGMENT ? chunks : begin + GRADIENT_SEGMENT;
+        FN(share_chunks)(g, sums, &(FN(gradient_segment)){begin, r, each, reaches}, begin, end);
+        for (ptrdiff_t i = 0; i < end - begin; i++) {
+            sum = FN(sum_merge)(sum, each[i]);
+            reach = FN(reach_join)(reach, reaches[i]);
         }
-        double total = sum.hi + sum.lo;
-        const bool ordinary = FN(is_ordinary)(g, vec_hmax(reach.grad), FN(bits_of)(reach.saved), total, of);
-        if (!ordinary)
-            total = FN(plain_sum)(g, r, of);
-        const real factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
-        const FN(gradient_plan) plan = FN(gradient_plan_of)(vec_set1((real)(total * factor)), reach, g->beta);
-        for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
-            const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-            const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, grad_room);
-            const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, saved_room);
-            real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : grad_room;
-            if (ordinary)
-                FN(gradient_chunk)(grad, saved, y, count, n > FSM_CHUNK ? n : 0, plan, of);
-            else
-                FN(plain_results)(grad, saved, y, count, total, args->temperature, of);
-            if (!g->y_ready)
-                FN(store)(args, FSM_Y, fsm_row_across(g->row, args, r).at[FSM_Y], c, count, y);
+    }
+    const FN(gradient_sweep) sweep = FN(gradient_sweep_of)(g, r, sum, reach, of);
+    FN(share_chunks)(g, results, &sweep, 0, chunks);
+}
+
+FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(chunks) * sums, FN(chunks) * results, FN(gradient) of) {
+    for (ptrdiff_t r = 0; r < g->rows; r++) {
+        if (g->args->helpers > 0) {
+            FN(gradient_shared_row)(g, r, sums, results, of);
+            continue;
         }
+        FN(reach) reach = FN(reach_of_none)();
+        const fsm_sum sum = FN(gradient_sum_chunks)(g, r, 0, FN(chunks_of)(g), &reach, of);
+        const FN(gradient_sweep) sweep = FN(gradient_sweep_of)(g, r, sum, reach, of);
+        FN(gradient_chunks)(g, &sweep, 0, FN(chunks_of)(g), of);
     }
 }
 
 /* ---- short rows */
 
 /* A batch at a time, whose rows are all ordinary; else they are taken one by one. */
-FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const int parts,
+FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const int parts, const int blocks,
                                      void (*rows)(const FN(group) *)) {
     const double factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
     double hi[LANES] = {0}, lo[LANES] = {0};
-    real sums[LANES], results[BATCH_ROOM];
+    real sums[LANES], room[BATCH_ROOM];
     for (ptrdiff_t first = 0; first < g->rows; first += LANES) {
-        const FN(batch) batch = FN(batch_of)(g, first, parts);
+        const FN(batch) batch = FN(batch_of)(g, first, parts, blocks);
         const real *grad = FN(in_place)(g, FSM_X, first, 0), *saved = FN(in_place)(g, FSM_SAVED, first, 0);
         FN(reach) reach = FN(reach_of_none)();
         for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
-            const vec a = FN(load_short)(grad, batch, r, 0), b = FN(load_short)(saved, batch, r, 1);
-            vec_acc_fold_parts(vec_acc_of(FN(gradient_term)(a, b, &reach, of)), parts, hi + r, lo + r);
+            const vec zero = vec_set1(0), one = vec_set1(1);
+            vec a[MOST_BLOCKS] = {zero, zero, zero, zero}, b[MOST_BLOCKS] = {one, one, one, one};
+            FSM_UNROLL
+            for (int k = 0; k < blocks; k++) {
+                a[k] = FN(load_short_block)(grad, batch, r, k, 0);
+                b[k] = FN(load_short_block)(saved, batch, r, k, 1);
+            }
+            const vec terms =
+                blocks == 1 ? FN(gradient_term)(a[0], b[0], &reach, of) : FN(gradient_terms)(a, b, &reach, of);
+            vec_acc_fold_parts(vec_acc_of(terms), parts, hi + r, lo + r);
         }
         const real most = vec_hmax(reach.grad);
         const real_bits bits = FN(bits_of)(reach.saved);
@@ -339,11 +434,19 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
             continue;
         }
         FN(gradient_plan) plan = FN(gradient_plan_of)(vec_set1(0), reach, g->beta);
+        real *results = FN(batch_results)(g, first, batch, room);
         for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
-            vec a = FN(load_short)(grad, batch, r, 0), b = FN(load_short)(saved, batch, r, 1);
+            vec a[MOST_BLOCKS], b[MOST_BLOCKS];
+            FSM_UNROLL
+            for (int k = 0; k < blocks; k++) {
+                a[k] = FN(load_short_block)(grad, batch, r, k, 0);
+                b[k] = FN(load_short_block)(saved, batch, r, k, 1);
+            }
             plan.sum = vec_set_parts(sums + r, parts);
-            FN(gradient_blocks)(&a, &b, 1, plan, of);
-            FN(store_short)(results, batch, r, a);
+            FN(gradient_blocks)(a, b, blocks, plan, of);
+            FSM_UNROLL
+            for (int k = 0; k < blocks; k++)
+                FN(store_short_block)(results, batch, r, k, a[k]);
         }
         FN(store_batch)(g, first, batch, results);
     }
@@ -506,15 +609,24 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
                 .room = GRADIENT_ROOM,                                                                                 \
                 .tiles = GRADIENT_TILES,                                                                               \
                 .most_rows = PTRDIFF_MAX,                                                                              \
+                .longest = MOST_BLOCKS * LANES,                                                                        \
                 .short_rows = IF_PARTS_PAY(of_short),                                                                  \
                 .in_line = BIT(FSM_X) | BIT(FSM_SAVED) | BIT(FSM_Y)})
 
+static void FN(softmax_grad_sums)(const FN(group) * g, const void *segment, ptrdiff_t begin, ptrdiff_t end) {
+    FN(gradient_segment_sums)(g, segment, begin, end, FN(OF_SOFTMAX));
+}
+
+static void FN(softmax_grad_results)(const FN(group) * g, const void *sweep, ptrdiff_t begin, ptrdiff_t end) {
+    FN(gradient_chunks)(g, sweep, begin, end, FN(OF_SOFTMAX));
+}
+
 static void FN(softmax_grad_rows)(const FN(group) * g) {
-    FN(gradient_rows)(g, FN(OF_SOFTMAX));
+    FN(gradient_rows)(g, FN(softmax_grad_sums), FN(softmax_grad_results), FN(OF_SOFTMAX));
 }
 
 static void FN(softmax_grad_short_rows)(const FN(group) * g) {
-    WITH_PARTS(g, FN(gradient_batches)(g, FN(OF_SOFTMAX), parts, FN(softmax_grad_rows)));
+    WITH_PARTS(g, FN(gradient_batches)(g, FN(OF_SOFTMAX), parts, blocks, FN(softmax_grad_rows)));
 }
 
 static void FN(softmax_grad_columns)(const FN(group) * g) {
@@ -526,12 +638,20 @@ static void FN(softmax_grad)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t en
                    FN(softmax_grad_columns));
 }
 
+static void FN(log_softmax_grad_sums)(const FN(group) * g, const void *segment, ptrdiff_t begin, ptrdiff_t end) {
+    FN(gradient_segment_sums)(g, segment, begin, end, FN(OF_LOG_SOFTMAX));
+}
+
+static void FN(log_softmax_grad_results)(const FN(group) * g, const void *sweep, ptrdiff_t begin, ptrdiff_t end) {
+    FN(gradient_chunks)(g, sweep, begin, end, FN(OF_LOG_SOFTMAX));
+}
+
 static void FN(log_softmax_grad_rows)(const FN(group) * g) {
-    FN(gradient_rows)(g, FN(OF_LOG_SOFTMAX));
+    FN(gradient_rows)(g, FN(log_softmax_grad_sums), FN(log_softmax_grad_results), FN(OF_LOG_SOFTMAX));
 }
 
 static void FN(log_softmax_grad_short_rows)(const FN(group) * g) {
-    WITH_PARTS(g, FN(gradient_batches)(g, FN(OF_LOG_SOFTMAX), parts, FN(log_softmax_grad_rows)));
+    WITH_PARTS(g, FN(gradient_batches)(g, FN(OF_LOG_SOFTMAX), parts, blocks, FN(log_softmax_grad_rows)));
 }
 
 static void FN(log_softmax_grad_columns)(const FN(group) * g) {

@@ -27,7 +27,7 @@ typedef struct {
 } FN(log_state);
 
 /* What is summed: the exponentials, these times the weights of the elements, or these and the distances. KEPT: the
- * exponentials of rows of one chunk also stay, where y will be: in it if it lies ready, or else in the scratch. */
+ * exponentials of rows of one chunk also stay (FN(kept_at)). */
 typedef enum { FN(SUMS), FN(KEPT), FN(WEIGHTED), FN(DISTANCES) } FN(log_kind);
 
 /* log1p(T/e): what the others add to the maximum. */
@@ -48,16 +48,16 @@ FSM_INLINE_ double FN(power_of_two)(double d) {
     return d < -1022 ? 0 : fsm_two_to((int)d);
 }
 
-/* The unit of `lose` in that of `win`, whose maximum is larger: 2^k or exp(shift) each. */
+/* The unit of entry l of `lose` in that of entry w of `win`, whose maximum is larger: 2^k or exp(shift) each. */
 FSM_INLINE_ FN(ratio)
-    FN(log_ratio)(const FN(log_state) * lose, const FN(log_state) * win, ptrdiff_t j, double temperature) {
-    const double k = lose->k[j] - win->k[j];
-    if (lose->shift[j] == win->shift[j]) {
+    FN(log_ratio)(const FN(log_state) * lose, ptrdiff_t l, const FN(log_state) * win, ptrdiff_t w, double temperature) {
+    const double k = lose->k[l] - win->k[w];
+    if (lose->shift[l] == win->shift[w]) {
         const double half = (double)(int64_t)(k / 2);
         return (FN(ratio)){FN(power_of_two)(half), FN(power_of_two)(k - half)};
     }
     /* exp(hi + lo) for shifts that are near each other, or one that is near k*LN2; both differences are exact. */
-    const double apart = lose->shift[j] - win->shift[j], d = apart / temperature;
+    const double apart = lose->shift[l] - win->shift[w], d = apart / temperature;
     const fsm_sum d_rest = {d, fma(-d, temperature, apart) / temperature}, of_k = {k * FSM_LN2_HI, 0};
     const fsm_sum sum = fsm_two_sum(d_rest, of_k);
     const fsm_sum exponent = fsm_two_sum((fsm_sum){sum.hi, 0}, (fsm_sum){sum.lo + k * FSM_LN2_LO, 0});
@@ -74,33 +74,32 @@ FSM_INLINE_ fsm_sum FN(add_scaled)(fsm_sum a, fsm_sum b, FN(ratio) ratio) {
     return FN(sum_merge)(a, FN(scaled)(FN(scaled)(b, ratio.a), ratio.b));
 }
 
-/* Entries [j, j + rows) of s, and then the later chunk's. */
-FSM_OUTLINE_ void FN(log_merge)(FN(log_state) * s, const FN(log_state) * chunk, ptrdiff_t j, ptrdiff_t rows,
+/* Entry j of s, and then entry i of a later chunk's. */
+FSM_OUTLINE_ void FN(log_merge)(FN(log_state) * s, ptrdiff_t j, const FN(log_state) * chunk, ptrdiff_t i,
                                 double temperature) {
-    for (const ptrdiff_t end = j + rows; j < end; j++) {
-        s->careful[j] |= chunk->careful[j];
-        s->flags[j] |= chunk->flags[j];
-        if (s->flags[j] || chunk->max[j] == -INFINITY)
-            continue;
-        const bool later = chunk->max[j] > s->max[j];
-        const FN(log_state) *win = later ? chunk : s, *lose = later ? s : chunk;
-        fsm_sum others = win->others[j], distance = win->distance[j];
-        const FN(ratio) ratio = FN(log_ratio)(lose, win, j, temperature);
-        if (lose->max[j] > -INFINITY && ratio.a > 0) {
-            const fsm_sum all = FN(sum_merge)(lose->others[j], (fsm_sum){lose->e[j], 0});
-            const fsm_sum further = FN(scaled)(all, (win->max[j] - lose->max[j]) / temperature);
-            others = FN(add_scaled)(others, all, ratio);
-            distance = FN(add_scaled)(distance, FN(sum_merge)(lose->distance[j], further), ratio);
-        }
-        s->others[j] = others;
-        s->distance[j] = distance;
-        if (later) {
-            s->max[j] = chunk->max[j];
-            s->e[j] = chunk->e[j];
-            s->weight[j] = chunk->weight[j];
-            s->k[j] = chunk->k[j];
-            s->shift[j] = chunk->shift[j];
-            s->index[j] = chunk->index[j];
-        }
+    s->careful[j] |= chunk->careful[i];
+    s->flags[j] |= chunk->flags[i];
+    if (s->flags[j] || chunk->max[i] == -INFINITY)
+        return;
+    const bool later = chunk->max[i] > s->max[j];
+    const FN(log_state) *win = later ? chunk : s, *lose = later ? s : chunk;
+    const ptrdiff_t w = later ? i : j, l = later ? j : i;
+    fsm_sum others = win->others[w], distance = win->distance[w];
+    const FN(ratio) ratio = FN(log_ratio)(lose, l, win, w, temperature);
+    if (lose->max[l] > -INFINITY && ratio.a > 0) {
+        const fsm_sum all = FN(sum_merge)(lose->others[l], (fsm_sum){lose->e[l], 0});
+        const fsm_sum further = FN(scaled)(all, (win->max[w] - lose->max[l]) / temperature);
+        others = FN(add_scaled)(others, all, ratio);
+        distance = FN(add_scaled)(distance, FN(sum_merge)(lose->distance[l], further), ratio);
+    }
+    s->others[j] = others;
+    s->distance[j] = distance;
+    if (later) {
+        s->max[j] = chunk->max[i];
+        s->e[j] = chunk->e[i];
+        s->weight[j] = chunk->weight[i];
+        s->k[j] = chunk->k[i];
+        s->shift[j] = chunk->shift[i];
+        s->index[j] = chunk->index[i];
     }
 }

@@ -45,17 +45,29 @@ FSM_INLINE vec FN(log_softmax_of)(vec x, FN(log_softmax_terms) terms, bool caref
     return vec_fma(careful ? FN(without_subnormal)(d) : d, terms.beta, terms.minus_tail);
 }
 
-/* The second sweep of a chunk. y may be x. */
-FSM_INLINE void FN(log_softmax_body)(const real *x, real *y, ptrdiff_t n, FN(log_softmax_terms) terms, bool careful) {
+/* The second sweep of a chunk. y may be x, unless it is streamed. */
+FSM_INLINE void FN(log_softmax_body)(const real *x, real *y, ptrdiff_t n, FN(log_softmax_terms) terms, bool careful,
+                                     bool stream) {
     ptrdiff_t i = 0;
     for (; i + LANES <= n; i += LANES)
-        vec_store(y + i, FN(log_softmax_of)(vec_load(x + i), terms, careful));
+        FN(put)(y + i, FN(log_softmax_of)(vec_load(x + i), terms, careful), stream);
     if (i < n)
         vec_store_n(y + i, n - i, FN(log_softmax_of)(vec_load_n(x + i, n - i, 1), terms, careful));
 }
 
 FSM_OUTLINE_ void FN(log_softmax_careful)(const real *x, real *y, ptrdiff_t n, const FN(log_softmax_terms) * terms) {
-    FN(log_softmax_body)(x, y, n, *terms, true);
+    FN(log_softmax_body)(x, y, n, *terms, true, false);
+}
+
+/* A chunk as a streamed row (FN(stream_row)). */
+typedef struct {
+    const real *x;
+    FN(log_softmax_terms) terms;
+} FN(log_softmax_row);
+
+FSM_INLINE void FN(log_softmax_results)(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
+    const FN(log_softmax_row) *row = of;
+    FN(log_softmax_body)(row->x + begin, to, count, row->terms, false, stream);
 }
 
 /* Of row j, or of the columns of a tile. */
@@ -79,39 +91,54 @@ static void FN(log_softmax_special)(const FN(group) * g, const FN(log_state) * s
             FN(fill_row)(g, t * LANES + j, !s->flags[j], -(real)INFINITY);
 }
 
-static void FN(log_softmax_rows)(const FN(group) * g) {
+/* The second sweep of rows, chunks [begin, end). */
+typedef struct {
+    const FN(log_state) * state;
+    const FN(log_softmax_plan) * plan;
+} FN(log_softmax_sweep);
+
+static void FN(log_softmax_chunks)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    const FN(log_softmax_sweep) *sweep = of;
+    const FN(log_softmax_plan) *plan = sweep->plan;
     const ptrdiff_t n = g->args->n;
-    FN(log_state) state;
-    FN(log_softmax_plan) plan;
-    FN(log_sweep_rows)(g, &state, FN(SUMS));
-    FN(log_softmax_plan_of)(&plan, &state, (int)g->rows);
-    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+    for (ptrdiff_t c = begin * FSM_CHUNK; c < n && c < end * FSM_CHUNK; c += FSM_CHUNK) {
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
         if (!g->x_ready && !g->held)
             FN(load_group)(g, c, count);
         for (ptrdiff_t r = 0; r < g->rows; r++) {
             const real *x = g->x_ready ? FN(in_place)(g, FSM_X, r, c) : FN(in_scratch)(g, r, c);
             real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : FN(in_scratch)(g, r, c);
-            const FN(log_softmax_terms) terms = FN(log_softmax_terms_of)(g, &plan, r, false);
-            if (state.careful[r])
-                FN(log_softmax_careful)(x, y, count, &terms);
+            const FN(log_softmax_row) row = {x, FN(log_softmax_terms_of)(g, plan, r, false)};
+            if (sweep->state->careful[r])
+                FN(log_softmax_careful)(x, y, count, &row.terms);
+            else if (g->stream && plan->index[r] < 0)
+                FN(stream_row)(g->stream, y, count, FN(log_softmax_results), &row);
             else
-                FN(log_softmax_body)(x, y, count, terms, false);
-            if (plan.index[r] >= c && plan.index[r] < c + count)
-                memcpy(y + (plan.index[r] - c), &plan.alone[r], sizeof *y);
+                FN(log_softmax_body)(x, y, count, row.terms, false, false);
+            if (plan->index[r] >= c && plan->index[r] < c + count)
+                memcpy(y + (plan->index[r] - c), &plan->alone[r], sizeof *y);
         }
         if (!g->y_ready && !g->held)
             FN(store_group)(g, c, count);
     }
+}
+
+static void FN(log_softmax_rows)(const FN(group) * g) {
+    FN(log_state) state;
+    FN(log_softmax_plan) plan;
+    FN(log_sweep_rows)(g, &state, FN(SUMS));
+    FN(log_softmax_plan_of)(&plan, &state, (int)g->rows);
+    FN(share_chunks)(g, FN(log_softmax_chunks), &(FN(log_softmax_sweep)){&state, &plan}, 0, FN(chunks_of)(g));
     if (!g->y_ready && g->held)
-        FN(store_group)(g, 0, n);
+        FN(store_group)(g, 0, g->args->n);
     FN(log_softmax_special)(g, &state, 0);
 }
 
 /* The second sweep of a batch; `room` for its results. */
-FSM_INLINE void FN(log_softmax_batch)(const FN(group) * g, const int parts, const FN(log_softmax_plan) * plan,
-                                      bool careful, real *room) {
-    const FN(batch) batch = FN(batch_of)(g, 0, parts);
+FSM_INLINE void FN(log_softmax_batch)(const FN(group) * g, const int parts, const int blocks,
+                                      const FN(log_softmax_plan) * plan, bool careful, real *room) {
+    const FN(batch) batch = FN(batch_of)(g, 0, parts, blocks);
+    real *results = FN(batch_results)(g, 0, batch, room);
     const real *x = FN(in_place)(g, FSM_X, 0, 0);
     FN(log_softmax_terms) terms = {.unit = vec_set1(1), .beta = vec_set1(g->beta.hi)};
     real minus_tail[LANES];
@@ -120,12 +147,16 @@ FSM_INLINE void FN(log_softmax_batch)(const FN(group) * g, const int parts, cons
     for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
         terms.max = vec_set_parts(plan->max + r, parts);
         terms.minus_tail = vec_set_parts(minus_tail + r, parts);
-        FN(store_short)(room, batch, r, FN(log_softmax_of)(FN(load_short)(x, batch, r, 1), terms, careful));
+        FSM_UNROLL
+        for (int k = 0; k < blocks; k++) {
+            const vec a = FN(log_softmax_of)(FN(load_short_block)(x, batch, r, k, 1), terms, careful);
+            FN(store_short_block)(results, batch, r, k, a);
+        }
     }
     for (ptrdiff_t r = 0; r < batch.rows; r++)
         if (plan->index[r] >= 0)
-            room[r * batch.n + plan->index[r]] = plan->alone[r];
-    FN(store_batch)(g, 0, batch, room);
+            results[r * batch.n + plan->index[r]] = plan->alone[r];
+    FN(store_batch)(g, 0, batch, results);
 }
 
 static void FN(log_softmax_short_rows)(const FN(group) * g) {
@@ -142,14 +173,14 @@ static void FN(log_softmax_short_rows)(const FN(group) * g) {
         FN(log_softmax_rows)(g);
         return;
     }
-    WITH_PARTS(g, FN(log_softmax_batch)(g, parts, &plan, state.careful[0], room));
+    WITH_PARTS(g, FN(log_softmax_batch)(g, parts, blocks, &plan, state.careful[0], room));
 }
 
 /* The second sweep of blocks [i, i + 4), or those that are there, of tile t of a piece. */
 FSM_INLINE void FN(log_softmax_blocks)(FN(piece) x, FN(piece) y, ptrdiff_t t, ptrdiff_t i, FN(log_softmax_terms) terms,
                                        bool careful) {
     for (ptrdiff_t k = i; k < i + 4 && k < x.count; k++)
-        FN(log_softmax_body)(FN(in_piece)(x, t, k), FN(in_piece)(y, t, k), LANES, terms, careful);
+        FN(log_softmax_body)(FN(in_piece)(x, t, k), FN(in_piece)(y, t, k), LANES, terms, careful, false);
 }
 
 static void FN(log_softmax_columns)(const FN(group) * g) {
@@ -187,6 +218,7 @@ static void FN(log_softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end
                            .room = LOG_ROOM,
                            .tiles = LOG_TILES,
                            .most_rows = LANES,
+                           .longest = MOST_BLOCKS * LANES,
                            .short_rows = IF_PARTS_PAY(FN(log_softmax_short_rows)),
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(log_softmax_rows), FN(log_softmax_columns));

@@ -46,6 +46,11 @@ static void FN(load_weighted_columns)(const FN(group) * g, ptrdiff_t begin, ptrd
 
 /* ---- one chunk of a row */
 
+/* Where exponentials of row r are kept: where y will be, if it lies ready and is not streamed, else in the scratch. */
+FSM_INLINE real *FN(kept_at)(const FN(group) * g, ptrdiff_t r) {
+    return g->y_ready && !g->stream ? FN(in_place)(g, FSM_Y, r, 0) : FN(in_scratch)(g, r, 0);
+}
+
 /* The maximum and where it first is, -1 if it is -inf or NaN; returns whether a subnormal is there. */
 FSM_INLINE bool FN(find_max)(const real *x, ptrdiff_t n, real *max, ptrdiff_t *index) {
     const FN(range) range = FN(range_row)(x, n);
@@ -94,10 +99,10 @@ FSM_OUTLINE_ void FN(distances)(real *x, const real *e, ptrdiff_t n, vec max, re
     }
 }
 
-/* What one chunk gives: elements [begin, begin + n) of row r, at x, become entry r of s. `spare`, of the size of x, has
+/* What one chunk gives: elements [begin, begin + n) of row r, at x, become entry j of s. `spare`, of the size of x, has
  * their weights, or has room for distances, which need x overwritten, as weights do. */
-FSM_INLINE void FN(log_chunk)(const FN(group) * g, ptrdiff_t r, FN(log_state) * s, real *x, real *spare, ptrdiff_t n,
-                              ptrdiff_t begin, FN(log_kind) kind) {
+FSM_INLINE void FN(log_chunk)(const FN(group) * g, ptrdiff_t r, FN(log_state) * s, ptrdiff_t j, real *x, real *spare,
+                              ptrdiff_t n, ptrdiff_t begin, FN(log_kind) kind) {
     const FN(beta) beta = g->beta;
     real max, e = 0;
     ptrdiff_t index;
@@ -133,20 +138,20 @@ FSM_INLINE void FN(log_chunk)(const FN(group) * g, ptrdiff_t r, FN(log_state) * 
         FN(distances)(x, spare, n, vec_set1(finite_max), beta.hi);
         distance = FN(sum_row)(x, NULL, n, -1, NULL, &frame, FN(GIVEN));
     } else {
-        real *kept = kind != FN(KEPT) ? NULL : g->y_ready ? FN(in_place)(g, FSM_Y, r, 0) : FN(in_scratch)(g, r, 0);
+        real *kept = kind == FN(KEPT) ? FN(kept_at)(g, r) : NULL;
         others = careful ? FN(sum_row)(x, kept, n, index, &e, &frame, FN(CAREFUL))
                          : FN(sum_row_body)(x, kept, n, index, &e, frame, FN(PLAIN));
     }
-    s->max[r] = max;
-    s->e[r] = e;
-    s->weight[r] = w && index >= 0 ? w[index] : 1;
-    s->k[r] = k[0];
-    s->shift[r] = shift;
-    s->others[r] = others;
-    s->distance[r] = distance;
-    s->index[r] = index >= 0 ? begin + index : -1;
-    s->flags[r] = isnan(max) || (!flags && isnan(others.hi)) ? FN(HAS_NAN) : flags;
-    s->careful[r] = careful;
+    s->max[j] = max;
+    s->e[j] = e;
+    s->weight[j] = w && index >= 0 ? w[index] : 1;
+    s->k[j] = k[0];
+    s->shift[j] = shift;
+    s->others[j] = others;
+    s->distance[j] = distance;
+    s->index[j] = index >= 0 ? begin + index : -1;
+    s->flags[j] = isnan(max) || (!flags && isnan(others.hi)) ? FN(HAS_NAN) : flags;
+    s->careful[j] = careful;
 }
 
 /* ---- one chunk of the columns of a group
@@ -361,9 +366,10 @@ FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles,
 /* ---- short rows, a batch of them: a group has no more */
 
 /* The state of a batch, and its exponentials by blocks, in `e`. False: some row has no sum, or needs a shift. */
-FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, FN(log_state) * s, real *e) {
-    const FN(batch) batch = FN(batch_of)(g, 0, parts);
-    const int width = LANES / parts;
+FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, const int blocks, FN(log_state) * s,
+                                    real *e) {
+    const FN(batch) batch = FN(batch_of)(g, 0, parts, blocks);
+    const int width = blocks * LANES / parts;
     const real *x = FN(in_place)(g, FSM_X, 0, 0);
     real max[LANES], magic[LANES], low[LANES], k[LANES], of_max[LANES];
     double hi[LANES] = {0}, lo[LANES] = {0};
@@ -379,21 +385,44 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, FN(log
     vec_store(k, FN(exp_frame_k)(&frame));
     bool careful = g->beta.scaled;
     for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
-        vec a = FN(load_short)(x, batch, r, -(real)INFINITY);
-        vec_find_parts(a, vec_set_parts(max + r, parts), parts, at + r);
+        vec a[MOST_BLOCKS], least = vec_set1(MIN_NORMAL);
+        const vec of_rows = vec_set_parts(max + r, parts);
+        FSM_UNROLL
+        for (int i = 0; i < blocks; i++) {
+            a[i] = FN(load_short_block)(x, batch, r, i, -(real)INFINITY);
+            least = vec_min(least, vec_abs(a[i]));
+        }
+        if (blocks == 1) {
+            vec_find_parts(a[0], of_rows, parts, at + r);
+        } else {
+            at[r] = width;
+            FSM_UNROLL
+            for (int i = blocks - 1; i >= 0; i--) {
+                const int lane = vec_find_eq(a[i], of_rows);
+                at[r] = lane < LANES ? i * LANES + lane : at[r];
+            }
+        }
         frame.magic = vec_set_parts(magic + r, parts);
         frame.low = vec_set_parts(low + r, parts);
-        careful |= vec_any_lt(vec_abs(a), vec_set1(MIN_NORMAL));
-        FN(exp_blocks)(&a, 1, &frame, careful);
-        vec_store(e + r * width, a);
+        careful |= vec_any_lt(least, vec_set1(MIN_NORMAL));
+        FN(exp_blocks)(a, blocks, &frame, careful);
+        FSM_UNROLL
+        for (int i = 0; i < blocks; i++)
+            vec_store(e + r * width + i * LANES, a[i]);
     }
     /* In a row without a maximum, which is NaN, the next row's lane is meant; there is no result then. */
     for (ptrdiff_t r = 0; r < batch.rows; r++) {
         of_max[r] = e[r * width + at[r]];
         e[r * width + at[r]] = 0;
     }
-    for (ptrdiff_t r = 0; r < batch.rows; r += parts)
-        vec_acc_fold_parts(vec_acc_of(vec_load(e + r * width)), parts, hi + r, lo + r);
+    for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
+        vec a[MOST_BLOCKS];
+        FSM_UNROLL
+        for (int i = 0; i < MOST_BLOCKS; i++)
+            a[i] = i < blocks ? vec_load(e + r * width + i * LANES) : vec_set1(0);
+        const vec sum = blocks == 1 ? a[0] : FN(add_four)(a[0], a[1], a[2], a[3]);
+        vec_acc_fold_parts(vec_acc_of(sum), parts, hi + r, lo + r);
+    }
     int none = 0;
     for (ptrdiff_t r = 0; r < batch.rows; r++) {
         e[r * width + at[r]] = of_max[r];
@@ -419,7 +448,7 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, FN(log
 /* The exponentials lie in `e` as share_short() takes them. */
 FSM_OUTLINE_ bool FN(log_sweep_short)(const FN(group) * g, FN(log_state) * s, real *e) {
     bool ordinary;
-    WITH_PARTS(g, ordinary = FN(log_sweep_batch)(g, parts, s, e));
+    WITH_PARTS(g, ordinary = FN(log_sweep_batch)(g, parts, blocks, s, e));
     return ordinary;
 }
 
@@ -441,10 +470,46 @@ FSM_INLINE void FN(log_sweep_rows_body)(const FN(group) * g, FN(log_state) * sta
             if (kind == FN(WEIGHTED))
                 FN(load_weights)(g, r, c, count, x, FN(spare_of)(g));
             FN(log_state) chunk;
-            FN(log_chunk)(g, r, c == 0 ? state : &chunk, x, FN(spare_of)(g), count, c, kind);
+            FN(log_chunk)(g, r, c == 0 ? state : &chunk, r, x, FN(spare_of)(g), count, c, kind);
             if (c > 0)
-                FN(log_merge)(state, &chunk, r, 1, args->temperature);
+                FN(log_merge)(state, r, &chunk, r, args->temperature);
         }
+    }
+}
+
+/* The state of a row that threads share. */
+#define SEGMENT_STATES 8
+#define SEGMENT_CHUNKS (SEGMENT_STATES * LANES)
+
+/* Chunks `first` to first + SEGMENT_CHUNKS, an entry each. */
+typedef struct {
+    ptrdiff_t first;
+    FN(log_state) * states;
+} FN(log_segment);
+
+static void FN(log_segment_chunks)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    const FN(log_segment) *segment = of;
+    const ptrdiff_t n = g->args->n;
+    for (ptrdiff_t i = begin; i < end; i++) {
+        const ptrdiff_t c = i * FSM_CHUNK, count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK, at = i - segment->first;
+        if (!g->x_ready)
+            FN(load_group)(g, c, count);
+        real *x = g->x_ready ? FN(in_place)(g, FSM_X, 0, c) : g->scratch;
+        FN(log_chunk)(g, 0, &segment->states[at / LANES], at % LANES, x, FN(spare_of)(g), count, c, FN(SUMS));
+    }
+}
+
+static void FN(log_sweep_shared)(const FN(group) * g, FN(log_state) * state) {
+    const ptrdiff_t chunks = FN(chunks_of)(g);
+    FN(log_state) states[SEGMENT_STATES];
+    for (ptrdiff_t begin = 0; begin < chunks; begin += SEGMENT_CHUNKS) {
+        const ptrdiff_t end = chunks - begin < SEGMENT_CHUNKS ? chunks : begin + SEGMENT_CHUNKS;
+        FN(share_chunks)(g, FN(log_segment_chunks), &(FN(log_segment)){begin, states}, begin, end);
+        for (ptrdiff_t i = 0; i < end - begin; i++)
+            if (begin + i == 0)
+                memcpy(state, states, sizeof *state);
+            else
+                FN(log_merge)(state, 0, &states[i / LANES], i % LANES, g->args->temperature);
     }
 }
 
@@ -465,13 +530,16 @@ FSM_INLINE void FN(log_sweep_columns_body)(const FN(group) * g, FN(log_state) * 
             FN(log_state) chunk, *s = c == 0 ? &states[t] : &chunk;
             FN(log_state_of)(s, &tiles[t], c, count < LANES ? (int)count : LANES, kind);
             if (c > 0)
-                FN(log_merge)(&states[t], &chunk, 0, LANES, args->temperature);
+                for (int j = 0; j < LANES; j++)
+                    FN(log_merge)(&states[t], j, &chunk, j, args->temperature);
         }
     }
 }
 
 FSM_OUTLINE_ void FN(log_sweep_rows)(const FN(group) * g, FN(log_state) * state, FN(log_kind) kind) {
-    if (kind == FN(SUMS))
+    if (kind == FN(SUMS) && g->args->helpers > 0 && !g->held)
+        FN(log_sweep_shared)(g, state);
+    else if (kind == FN(SUMS))
         FN(log_sweep_rows_body)(g, state, FN(SUMS));
     else if (kind == FN(KEPT))
         FN(log_sweep_rows_body)(g, state, FN(KEPT));

@@ -76,6 +76,8 @@ static void FN(times_infinity)(const FN(group) * g, ptrdiff_t r) {
     const fsm_row row = fsm_row_across(g->row, args, r);
     const real_bits nan_bits = QUIET_NAN_BITS;
     real chunk[FSM_CHUNK];
+    if (g->stream)
+        FN(stream_flush)(g->stream);
     for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
         const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
         FN(load)(args, FSM_Y, row.at[FSM_Y], c, count, chunk);
@@ -168,7 +170,7 @@ FSM_INLINE void FN(share_blocks)(vec *a, vec *c, const int count, const FN(share
 
 /* Blocks [i, i + count) of tile t of a piece; count <= 4 is a constant. y may be x. */
 FSM_INLINE void FN(share_piece)(FN(piece) x, FN(piece) c, FN(piece) y, ptrdiff_t t, ptrdiff_t i, const int count,
-                                const FN(share_terms) * terms, const FN(share_kind) kind) {
+                                const FN(share_terms) * terms, const FN(share_kind) kind, bool stream) {
     vec a[4], b[4];
     FSM_UNROLL
     for (int k = 0; k < count; k++) {
@@ -178,20 +180,20 @@ FSM_INLINE void FN(share_piece)(FN(piece) x, FN(piece) c, FN(piece) y, ptrdiff_t
     FN(share_blocks)(a, b, count, terms, kind);
     FSM_UNROLL
     for (int k = 0; k < count; k++)
-        vec_store(FN(in_piece)(y, t, i + k), a[k]);
+        FN(put)(FN(in_piece)(y, t, i + k), a[k], stream);
 }
 
-/* n elements of a row. y may be x. */
+/* n elements of a row. y may be x, unless it is streamed. */
 FSM_INLINE void FN(share_chunk)(const real *x, const real *c, real *y, ptrdiff_t n, const FN(share_terms) * terms,
-                                const FN(share_kind) kind) {
+                                const FN(share_kind) kind, bool stream) {
     const ptrdiff_t step = LANES * sizeof(real), blocks = n / LANES, rest = n % LANES;
     const FN(piece) of_x = {(char *)x, step, 0, blocks}, of_c = {(char *)c, step, 0, blocks};
     const FN(piece) of_y = {(char *)y, step, 0, blocks};
     ptrdiff_t i = 0;
     for (; i + 4 <= blocks; i += 4)
-        FN(share_piece)(of_x, of_c, of_y, 0, i, 4, terms, kind);
+        FN(share_piece)(of_x, of_c, of_y, 0, i, 4, terms, kind, stream);
     for (; i < blocks; i++)
-        FN(share_piece)(of_x, of_c, of_y, 0, i, 1, terms, kind);
+        FN(share_piece)(of_x, of_c, of_y, 0, i, 1, terms, kind, stream);
     if (rest) {
         vec a = vec_load_n(x + i * LANES, rest, 0);
         vec b = kind == FN(SHARES_AND_C) ? vec_load_n(c + i * LANES, rest, 0) : a;
@@ -200,57 +202,125 @@ FSM_INLINE void FN(share_chunk)(const real *x, const real *c, real *y, ptrdiff_t
     }
 }
 
+/* Results of a row as a streamed row (FN(stream_row)). */
+typedef struct {
+    const real *x, *c;
+    const FN(share_terms) * terms;
+    FN(share_kind) kind;
+    ptrdiff_t index; /* of the element whose result is `own`, unless it is outside the row */
+    real own;
+} FN(share_row);
+
+/* Streamed, the block with the own element is made complete first. */
+FSM_INLINE void FN(share_results)(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
+    const FN(share_row) *row = of;
+    const ptrdiff_t at = row->index - begin, own = at >= 0 && at < count ? at / LANES * LANES : count;
+    for (ptrdiff_t i = 0, end; i < count; i = end) {
+        const bool apart = i == own;
+        end = i < own ? own : apart && count - i > LANES ? i + LANES : count;
+        real block[LANES], *y = apart ? block : to + i;
+        FN(share_chunk)(row->x + begin + i, row->c + begin + i, y, end - i, row->terms, row->kind, stream && !apart);
+        if (!apart)
+            continue;
+        block[at - i] = row->own;
+        if (stream)
+            vec_stream(to + i, vec_load(block));
+        else
+            memcpy(to + i, block, (size_t)(end - i) * sizeof *to);
+    }
+}
+
 /* c before it is multiplied by c_factor: elements [begin, begin + count) of row r, or of all tiles. */
 static void FN(load_c)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t count, real *c);
 static FN(piece) FN(piece_of_c)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count);
 
 /* Results of rows. */
-FSM_INLINE void FN(share_rows)(const FN(group) * g, const FN(log_state) * state, const FN(shares) * s,
-                               const FN(share_kind) kind) {
+typedef struct {
+    const FN(log_state) * state;
+    const FN(shares) * shares;
+} FN(share_sweep);
+
+FSM_INLINE void FN(share_chunks_body)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end,
+                                      const FN(share_kind) kind) {
+    const FN(log_state) *state = ((const FN(share_sweep) *)of)->state;
+    const FN(shares) *s = ((const FN(share_sweep) *)of)->shares;
     const ptrdiff_t n = g->args->n;
     real *c_room = FN(spare_of)(g);
-    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+    for (ptrdiff_t c = begin * FSM_CHUNK; c < n && c < end * FSM_CHUNK; c += FSM_CHUNK) {
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
         if (!g->x_ready && !g->held)
             FN(load_group)(g, c, count);
         for (ptrdiff_t r = 0; r < g->rows; r++) {
             real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : FN(in_scratch)(g, r, c);
-            const real *x = kind == FN(SHARES_OF_KEPT) ? y
+            const real *x = kind == FN(SHARES_OF_KEPT) ? FN(kept_at)(g, r)
                             : g->x_ready               ? FN(in_place)(g, FSM_X, r, c)
                                                        : FN(in_scratch)(g, r, c);
             const FN(share_terms) terms = FN(share_terms_of)(g, s, r, false, state->careful[r]);
             if (kind == FN(SHARES_AND_C))
                 FN(load_c)(g, r, c, count, c_room);
-            FN(share_chunk)(x, c_room, y, count, &terms, kind);
+            if (g->stream) {
+                const FN(share_row) row = {x, c_room, &terms, kind, s->index[r] - c, s->own[r]};
+                FN(stream_row)(g->stream, y, count, FN(share_results), &row);
+                continue;
+            }
+            FN(share_chunk)(x, c_room, y, count, &terms, kind, false);
             if (s->index[r] >= c && s->index[r] < c + count)
                 memcpy(y + (s->index[r] - c), &s->own[r], sizeof *y);
         }
         if (!g->y_ready && !g->held)
             FN(store_group)(g, c, count);
     }
+}
+
+static void FN(share_chunks_shares)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    FN(share_chunks_body)(g, of, begin, end, FN(SHARES));
+}
+
+static void FN(share_chunks_of_kept)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    FN(share_chunks_body)(g, of, begin, end, FN(SHARES_OF_KEPT));
+}
+
+static void FN(share_chunks_of_lse)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    FN(share_chunks_body)(g, of, begin, end, FN(SHARES_OF_LSE));
+}
+
+static void FN(share_chunks_and_c)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    FN(share_chunks_body)(g, of, begin, end, FN(SHARES_AND_C));
+}
+
+static void FN(share_rows)(const FN(group) * g, const FN(log_state) * state, const FN(shares) * s,
+                           FN(share_kind) kind) {
+    static FN(chunks) *const each[] = {FN(share_chunks_shares), FN(share_chunks_of_kept), FN(share_chunks_of_lse),
+                                       FN(share_chunks_and_c)}; /* in the order of share_kind */
+    FN(share_chunks)(g, each[kind], &(FN(share_sweep)){state, s}, 0, FN(chunks_of)(g));
     if (!g->y_ready && g->held)
-        FN(store_group)(g, 0, n);
+        FN(store_group)(g, 0, g->args->n);
     FN(share_special)(g, 0, s);
 }
 
 /* Results of a batch of short rows, from their exponentials, which they overwrite. */
-FSM_INLINE void FN(share_batch)(const FN(group) * g, const int parts, const FN(shares) * s, real *e) {
-    const FN(batch) batch = FN(batch_of)(g, 0, parts);
-    const int width = LANES / parts;
+FSM_INLINE void FN(share_batch)(const FN(group) * g, const int parts, const int blocks, const FN(shares) * s, real *e) {
+    const FN(batch) batch = FN(batch_of)(g, 0, parts, blocks);
+    const int width = blocks * LANES / parts;
+    real *results = FN(batch_results)(g, 0, batch, e);
     for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
         const FN(divisor) divisor = {vec_set_parts(s->hi + r, parts), vec_set_parts(s->lo + r, parts)};
         const vec unit = vec_set_parts(s->unit + r, parts), off = vec_set_parts(s->off + r, parts);
-        FN(store_short)(e, batch, r, FN(share)(vec_load(e + r * width), divisor, unit, off));
+        FSM_UNROLL
+        for (int k = 0; k < blocks; k++) {
+            const vec a = FN(share)(vec_load(e + r * width + k * LANES), divisor, unit, off);
+            FN(store_short_block)(results, batch, r, k, a);
+        }
     }
     for (ptrdiff_t r = 0; r < batch.rows; r++)
         if (s->index[r] >= 0)
-            e[r * batch.n + s->index[r]] = s->own[r];
-    FN(store_batch)(g, 0, batch, e);
+            results[r * batch.n + s->index[r]] = s->own[r];
+    FN(store_batch)(g, 0, batch, results);
     FN(share_special)(g, 0, s);
 }
 
 FSM_OUTLINE_ void FN(share_short)(const FN(group) * g, const FN(shares) * s, real *e) {
-    WITH_PARTS(g, FN(share_batch)(g, parts, s, e));
+    WITH_PARTS(g, FN(share_batch)(g, parts, blocks, s, e));
 }
 
 /* Results of tiles. */
@@ -269,10 +339,10 @@ FSM_INLINE void FN(share_columns)(const FN(group) * g, const FN(log_state) * sta
         ptrdiff_t i = 0;
         for (; i + 4 <= x.count; i += 4)
             for (int t = 0; t < g->tiles; t++)
-                FN(share_piece)(x, c, y, t, i, 4, &terms[t], kind);
+                FN(share_piece)(x, c, y, t, i, 4, &terms[t], kind, false);
         for (; i < x.count; i++)
             for (int t = 0; t < g->tiles; t++)
-                FN(share_piece)(x, c, y, t, i, 1, &terms[t], kind);
+                FN(share_piece)(x, c, y, t, i, 1, &terms[t], kind, false);
         for (int t = 0; t < g->tiles; t++)
             for (int j = 0; j < LANES; j++) {
                 const ptrdiff_t at = shares[t].index[j] - begin;

@@ -1,7 +1,7 @@
-/* Rows of up to a block that lie in line (tile.h): several share a block (vec.h), which stays in registers from load to
- * store. A batch of LANES of them is taken a step at a time, each step a loop of its own over the blocks, so that the
- * time one block waits for its folds is filled by others; and what is one number a row is computed for all of them
- * together. A row's sum is the fold of its lanes (passes.h): lanes and steps that are not there would add +0.
+/* Rows of a few blocks that lie in line (tile.h); those of up to a block share one (vec.h), which stays in registers
+ * from load to store. A batch of LANES rows is taken a step at a time, each step a loop of its own over the blocks, so
+ * that the time one block waits for its folds is filled by others; and what is one number a row is computed for all of
+ * them together. A row's sum is the fold of its lanes (passes.h): lanes and steps that are not there would add +0.
  *
  * Float32, against the same rows as columns, in one run (Zen 4):
  *
@@ -10,15 +10,25 @@
  *   softmax_grad                                   0.43         0.25                0.42         0.22
  *   log_softmax                                    0.82         0.61                0.65         0.47
  *   logsumexp                                      0.96         0.69                0.72         0.53
- *   cross_entropy_with_grad                        0.85         0.75                0.73         0.60 */
+ *   cross_entropy_with_grad                        0.85         0.75                0.73         0.60
+ *
+ * and against row by row (AVX-512):              (65536, 64)  (1024, 128)
+ *   softmax                                        0.56         0.69
+ *   softmax_grad                                   0.87         0.70
+ *   log_softmax                                    0.69         0.77
+ *   logsumexp                                      0.68         0.78
+ *   cross_entropy_with_grad                        0.58         0.82 */
+
+/* Blocks of a row, at most: its sum then is a single step of each lane (passes.h). */
+#define MOST_BLOCKS 4
 
 /* Numbers that a batch may take: a row may need a block, and what is next to its lanes may be looked at. */
-#define BATCH_ROOM ((LANES + 1) * LANES)
+#define BATCH_ROOM (MOST_BLOCKS * (LANES + 1) * LANES)
 
-/* `rows` rows of n elements, `parts` of which share a block. */
+/* `rows` rows of n elements, `parts` of which share a block, or of which each takes so many `blocks`. */
 typedef struct {
     ptrdiff_t n, rows;
-    int parts;
+    int parts, blocks;
 } FN(batch);
 
 /* How many rows share a block. */
@@ -30,9 +40,9 @@ FSM_INLINE_ int FN(parts_of)(ptrdiff_t n, ptrdiff_t rows) {
 }
 
 /* The batch from row r on. */
-FSM_INLINE_ FN(batch) FN(batch_of)(const FN(group) * g, ptrdiff_t r, const int parts) {
+FSM_INLINE_ FN(batch) FN(batch_of)(const FN(group) * g, ptrdiff_t r, const int parts, const int blocks) {
     const ptrdiff_t left = g->rows - r;
-    return (FN(batch)){g->args->n, left < LANES ? left : LANES, parts};
+    return (FN(batch)){g->args->n, left < LANES ? left : LANES, parts, blocks};
 }
 
 /* Fewer rows than share a block; the last of them stands for those that are not there. */
@@ -52,10 +62,25 @@ FSM_INLINE vec FN(load_short)(const real *p, FN(batch) batch, ptrdiff_t r, real 
     return batch.n * batch.parts == LANES ? vec_load(p) : vec_load_parts(p, batch.n, batch.parts, fill);
 }
 
+/* Block k of row r of those that begin at p, or of its `parts` and the next ones. */
+FSM_INLINE vec FN(load_short_block)(const real *p, FN(batch) batch, ptrdiff_t r, const int k, real fill) {
+    if (batch.blocks == 1)
+        return FN(load_short)(p, batch, r, fill);
+    p += r * batch.n + k * LANES;
+    FN(prefetch_block)(p + 4096 / sizeof(real));
+    return k + 1 < batch.blocks || batch.n == batch.blocks * LANES ? vec_load(p)
+                                                                   : vec_load_n(p, batch.n - k * LANES, fill);
+}
+
 /* The maxima of the rows at p; also where there are none. */
 FSM_INLINE void FN(batch_maxima)(const real *p, FN(batch) batch, real *max) {
-    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts)
-        vec_max_parts(FN(load_short)(p, batch, r, -(real)INFINITY), batch.parts, max + r);
+    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts) {
+        vec most = FN(load_short_block)(p, batch, r, 0, -(real)INFINITY);
+        FSM_UNROLL
+        for (int k = 1; k < batch.blocks; k++)
+            most = vec_max(most, FN(load_short_block)(p, batch, r, k, -(real)INFINITY));
+        vec_max_parts(most, batch.parts, max + r);
+    }
     for (ptrdiff_t r = batch.rows; r < LANES; r++)
         max[r] = max[0];
 }
@@ -69,9 +94,44 @@ FSM_INLINE void FN(store_short)(real *p, FN(batch) batch, ptrdiff_t r, vec a) {
         vec_store_parts(p, batch.n, batch.parts, a);
 }
 
-/* The results of a batch, to y. */
+/* Block k of row r, or of its `parts`, to where it belongs among the rows at p; may overwrite what follows rows of up
+ * to a block. */
+FSM_INLINE void FN(store_short_block)(real *p, FN(batch) batch, ptrdiff_t r, const int k, vec a) {
+    if (batch.blocks == 1) {
+        FN(store_short)(p, batch, r, a);
+        return;
+    }
+    p += r * batch.n + k * LANES;
+    if (k + 1 < batch.blocks || batch.n == batch.blocks * LANES)
+        vec_store(p, a);
+    else
+        vec_store_n(p, batch.n - k * LANES, a);
+}
+
+/* What lies at `of`, as results of a streamed row (FN(stream_row)). */
+FSM_INLINE void FN(copied)(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
+    const real *from = (const real *)of + begin;
+    ptrdiff_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        FN(put)(to + i, vec_load(from + i), stream);
+    if (i < count)
+        vec_store_n(to + i, count - i, vec_load_n(from + i, count - i, 0));
+}
+
+/* The results of a batch, to y, unless they are there. */
 FSM_INLINE_ void FN(store_batch)(const FN(group) * g, ptrdiff_t first, FN(batch) batch, const real *results) {
-    memcpy(FN(in_place)(g, FSM_Y, first, 0), results, (size_t)(batch.rows * batch.n) * sizeof *results);
+    const ptrdiff_t count = batch.rows * batch.n;
+    real *y = FN(in_place)(g, FSM_Y, first, 0);
+    if (g->stream)
+        FN(stream_row)(g->stream, y, count, FN(copied), results);
+    else if (results != y)
+        memcpy(y, results, (size_t)count * sizeof *results);
+}
+
+/* Where the results of a batch are put: at once in y, or, those of rows that share blocks, or are streamed, in `room`,
+ * from where store_batch() takes them. There they move to its beginning, so they may be what they are made of. */
+FSM_INLINE_ real *FN(batch_results)(const FN(group) * g, ptrdiff_t first, FN(batch) batch, real *room) {
+    return batch.blocks > 1 && !g->stream ? FN(in_place)(g, FSM_Y, first, 0) : room;
 }
 
 /* Some rows of a group, as a group. */
@@ -82,21 +142,31 @@ FSM_INLINE_ FN(group) FN(part_of_group)(const FN(group) * g, ptrdiff_t first, pt
     return part;
 }
 
-/* A statement in which `parts` is a constant, for the rows of g. */
+/* A statement in which `parts` and `blocks` are constants, for the rows of g. */
 #define WITH_PARTS(g, statement)                                                                                       \
     do {                                                                                                               \
+        const ptrdiff_t needed = ((g)->args->n - 1) / LANES + 1;                                                       \
         const int most = FN(parts_of)((g)->args->n, (g)->rows);                                                        \
         if (most == 8) {                                                                                               \
-            enum { parts = 8 };                                                                                        \
+            enum { parts = 8, blocks = 1 };                                                                            \
             statement;                                                                                                 \
         } else if (most == 4) {                                                                                        \
-            enum { parts = 4 };                                                                                        \
+            enum { parts = 4, blocks = 1 };                                                                            \
             statement;                                                                                                 \
         } else if (most == 2) {                                                                                        \
-            enum { parts = 2 };                                                                                        \
+            enum { parts = 2, blocks = 1 };                                                                            \
+            statement;                                                                                                 \
+        } else if (needed == 1) {                                                                                      \
+            enum { parts = 1, blocks = 1 };                                                                            \
+            statement;                                                                                                 \
+        } else if (needed == 2) {                                                                                      \
+            enum { parts = 1, blocks = 2 };                                                                            \
+            statement;                                                                                                 \
+        } else if (needed == 3) {                                                                                      \
+            enum { parts = 1, blocks = 3 };                                                                            \
             statement;                                                                                                 \
         } else {                                                                                                       \
-            enum { parts = 1 };                                                                                        \
+            enum { parts = 1, blocks = MOST_BLOCKS };                                                                  \
             statement;                                                                                                 \
         }                                                                                                              \
     } while (0)

@@ -26,8 +26,9 @@ typedef struct {
     bool held;       /* whole rows are in the scratch */
     ptrdiff_t pitch; /* in the scratch, from one row or tile to the next */
     real *scratch;
-    FN(beta) beta; /* of args->temperature */
-    bool *survey;  /* from group to group (softmax_columns) */
+    FN(beta) beta;       /* of args->temperature */
+    bool *survey;        /* from group to group (softmax_columns) */
+    FN(stream) * stream; /* if results of rows go past the caches, else NULL */
 } FN(group);
 
 /* From element `i` on, of tile or row t, in the scratch: of the row if that is held, else of what is loaded. */
@@ -53,6 +54,16 @@ FSM_INLINE_ bool FN(lies_ready)(const fsm_args *args, int which) {
 /* Whether numbers of x can be used where they lie, if they lie well. */
 FSM_INLINE_ bool FN(x_is_plain)(const fsm_args *args) {
     return !args->operands[FSM_MASK].data && args->loss.softcap == 0;
+}
+
+/* Whether results of rows go past the caches: if there are many, but not where they replace what has just been read. */
+FSM_INLINE_ bool FN(streams)(const fsm_args *args) {
+    const fsm_operand *y = &args->operands[FSM_Y];
+    uintptr_t aligned = (uintptr_t)y->data | (uintptr_t)y->across;
+    for (int d = 0; d < args->ndim; d++)
+        aligned |= (uintptr_t)y->stride[d];
+    const bool apart = y->data != args->operands[FSM_X].data && y->data != args->operands[FSM_SAVED].data;
+    return args->stream && y->data && FN(lies_ready)(args, FSM_Y) && apart && aligned % sizeof(real) == 0;
 }
 
 /* Whether rows lie in line: those of all `operands` that are there lie ready, one after the other. */
@@ -148,6 +159,8 @@ static void FN(fill)(const FN(group) * g, ptrdiff_t r, real_bits bits, real blan
     const fsm_args *args = g->args;
     const fsm_row row = fsm_row_across(g->row, args, r);
     real chunk[FSM_CHUNK];
+    if (g->stream)
+        FN(stream_flush)(g->stream);
     for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
         const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
         for (ptrdiff_t i = 0; i < count; i++)
@@ -178,6 +191,48 @@ FSM_INLINE void FN(prefetch_row)(const FN(group) * g, ptrdiff_t r, ptrdiff_t beg
         const char *at = g->row.at[FSM_X] + r * x->across + begin * size;
         for (ptrdiff_t b = 0; b < count * size; b += 64)
             FSM_PREFETCH(at + b);
+    }
+}
+
+/* ---- rows that threads share */
+
+/* What is done with chunks [begin, end) of the rows of a group; `of` says with what. */
+typedef void FN(chunks)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end);
+
+typedef struct {
+    const FN(group) * g;
+    FN(chunks) * chunks;
+    const void *of;
+    ptrdiff_t first;
+} FN(shared_rows);
+
+/* With the scratch, and the unwritten line, of whoever computes. */
+static void FN(take_chunks)(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const FN(shared_rows) *shared = context;
+    FN(group) g = *shared->g;
+    FN(stream) stream;
+    stream.held = 0;
+    g.scratch = scratch;
+    g.stream = g.stream ? &stream : NULL;
+    shared->chunks(&g, shared->of, shared->first + begin, shared->first + end);
+    if (g.stream) {
+        FN(stream_flush)(&stream);
+        vec_stream_end();
+    }
+}
+
+FSM_INLINE_ ptrdiff_t FN(chunks_of)(const FN(group) * g) {
+    return (g->args->n - 1) / FSM_CHUNK + 1;
+}
+
+/* Chunks [begin, end), on the calling thread alone unless it has helpers and rows are not held in its scratch. */
+FSM_OUTLINE_ void FN(share_chunks)(const FN(group) * g, FN(chunks) * chunks, const void *of, ptrdiff_t begin,
+                                   ptrdiff_t end) {
+    if (g->args->helpers > 0 && !g->held) {
+        const FN(shared_rows) shared = {g, chunks, of, begin};
+        fsm_share(g->args, FN(take_chunks), &shared, end - begin, FSM_CHUNK * sizeof(real), g->scratch);
+    } else {
+        chunks(g, of, begin, end);
     }
 }
 
@@ -241,8 +296,9 @@ typedef struct {
     ptrdiff_t tiles;     /* of columns: at most */
     ptrdiff_t most_rows; /* in a group that needs no scratch */
     bool *survey;        /* for the groups */
-    void (*short_rows)(const FN(group) *); /* for rows of up to a block that lie in line, or NULL */
-    unsigned in_line;                      /* these operands, by BIT() */
+    void (*short_rows)(const FN(group) *); /* for rows of up to `longest` elements that lie in line, or NULL */
+    ptrdiff_t longest;
+    unsigned in_line; /* these operands, by BIT() */
 } FN(plan);
 
 /* Tiles in the scratch: numbers from one to the next, and how many fit. They are a block apart, so that the same
@@ -308,9 +364,11 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
     const bool plain = FN(x_is_plain)(args) && !args->operands[FSM_WEIGHT].data;
     const int last = args->ndim - 1;
     const ptrdiff_t along = last >= 0 ? args->shape[last] : 1;
-    const bool in_line = plan.short_rows && !args->columns && args->n <= LANES && end - begin > 1 &&
+    const bool in_line = plan.short_rows && !args->columns && args->n <= plan.longest && end - begin > 1 &&
                          FN(rows_in_line)(args, plan.in_line);
     const bool turned = !in_line && !args->columns && args->n < LANES && along >= LANES;
+    FN(stream) stream;
+    stream.held = 0;
     FN(group) g;
     g.args = args;
     g.columns = args->columns || turned;
@@ -320,6 +378,7 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
     g.scratch = scratch;
     g.beta = FN(beta_of)(args->temperature);
     g.survey = plan.survey;
+    g.stream = FN(streams)(args) ? &stream : NULL;
     if (args->columns) {
         FN(each_group_of_strips)(g, begin, end, plan, columns);
         return;
@@ -337,5 +396,9 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
             g.tiles = (int)fsm_strips(g.rows, LANES);
         (in_line ? plan.short_rows : turned ? columns : rows)(&g);
         fsm_cursor_advance(&cursor, args, g.rows);
+    }
+    if (g.stream) {
+        FN(stream_flush)(&stream);
+        vec_stream_end();
     }
 }

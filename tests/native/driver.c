@@ -181,7 +181,7 @@ static int vec(char **argv) {
         float f32[3][32];
         double f64[3][16];
     } in;
-    double out[2 * 32];
+    _Alignas(64) double out[2 * 32];
     while (fread(&n, sizeof n, 1, stdin) == 1) {
         if (3 * block > sizeof in || fread(&in, block, 3, stdin) != 3)
             die("short input");

@@ -52,7 +52,7 @@ static void run_one(unsigned *seed) {
     /* What the pool takes for small work, for medium and for large. */
     static const ptrdiff_t row_lengths[] = {10, 1000, 100000};
     ptrdiff_t units = 1 + rand_r(seed) % MAX_UNITS;
-    const fsm_args args = args_of(work, counts, row_lengths[rand_r(seed) % 3], units);
+    fsm_args args = args_of(work, counts, row_lengths[rand_r(seed) % 3], units);
     if (!fsm_run(count_units, &args, FSM_F32, 1 + rand_r(seed) % 6))
         die("no memory");
     for (ptrdiff_t i = 0; i < MAX_UNITS + 1; i++)
@@ -122,7 +122,7 @@ static void add(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scra
 static void rounding(void) {
     static const double x[] = {1, 0x1p-60};
     static double y[100000];
-    const fsm_args args = args_of(x, y, 1000, 100000);
+    fsm_args args = args_of(x, y, 1000, 100000);
     for (int round = 0; round < 100; round++) {
         const bool up = round % 2;
         fesetround(up ? FE_UPWARD : FE_TONEAREST);

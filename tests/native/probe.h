@@ -44,6 +44,18 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         vec_store(out, va);
         return LANES * sizeof(real);
     }
+    if (IS(stream) || IS(stream_end)) { /* the driver's `result` begins a cache line */
+        vec_stream(out, va);
+        vec_stream_end();
+        return LANES * sizeof(real);
+    }
+    if (IS(stream_line)) {
+        _Alignas(64) real line[64 / sizeof(real)];
+        memcpy(line, a, sizeof line);
+        vec_stream_line(out, line);
+        vec_stream_end();
+        return sizeof line;
+    }
     if (IS(store_n)) {
         vec_store(out, vc);
         vec_store_n(out, n, va);
