@@ -8,6 +8,11 @@
 #define FSM_NAME_(name, dtype, isa)  FSM_NAME__(name, dtype, isa)
 #define FSM_NAME__(name, dtype, isa) fsm_##name##_##dtype##_##isa
 
+/* Whether results may go past the caches: the instruction set has its own vec_stream(). */
+#if !defined(FSM_STREAMS)
+#define FSM_STREAMS 0
+#endif
+
 #include "half.h"
 #include "scalar_math.h"
 #include "walk.h"

@@ -13,7 +13,7 @@ FSM_INLINE vec vec_load(const real *p);
 FSM_INLINE vec vec_load_n(const real *p, ptrdiff_t n, real fill); /* lanes from n on are fill */
 FSM_INLINE void vec_store(real *p, vec a);
 FSM_INLINE void vec_store_n(real *p, ptrdiff_t n, vec a);
-FSM_INLINE void vec_stream(real *p, vec a); /* past the caches where that is possible; p is a multiple of 64 */
+FSM_INLINE void vec_stream(real *p, vec a); /* past the caches where FSM_STREAMS is 1; p is a multiple of 64 */
 FSM_INLINE void vec_stream_line(real *p, const real *from); /* the same of one cache line; both are multiples of 64 */
 FSM_INLINE void vec_stream_end(void); /* what was streamed is there for other threads that are told so */
 

@@ -3,7 +3,8 @@
 
 #include <immintrin.h>
 
-#define FSM_ISA avx512
+#define FSM_ISA     avx512
+#define FSM_STREAMS 1
 #define EACH(i)                                                                                                        \
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < 2; i++)

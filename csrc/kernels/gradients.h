@@ -235,11 +235,14 @@ FSM_INLINE_ real_bits FN(bits_of)(vec a) {
     return bits;
 }
 
-/* A chunk of an operand of row r: where it lies, or loaded into `room`. */
+/* A chunk of an operand of row r: where it lies, or loaded into `room`. `again`: by the second sweep, right after the
+ * first, which leaves a row of one chunk where it is: (1024, 1024) bfloat16 softmax_grad takes 0.84 times as long. */
 FSM_INLINE_ const real *FN(chunk_of)(const FN(group) * g, int which, bool ready, ptrdiff_t r, ptrdiff_t begin,
-                                     ptrdiff_t count, real *room) {
+                                     ptrdiff_t count, bool again, real *room) {
     if (ready)
         return FN(in_place)(g, which, r, begin);
+    if (again && g->args->n <= FSM_CHUNK)
+        return room;
     FN(load)(g->args, which, fsm_row_across(g->row, g->args, r).at[which], begin, count, room);
     return room;
 }
@@ -299,8 +302,8 @@ FSM_INLINE fsm_sum FN(gradient_sum_chunks)(const FN(group) * g, ptrdiff_t r, ptr
     fsm_sum sum = {0, 0};
     for (ptrdiff_t c = begin * FSM_CHUNK; c < n && c < end * FSM_CHUNK; c += FSM_CHUNK) {
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-        const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, g->scratch);
-        const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, g->scratch + FSM_CHUNK);
+        const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, false, g->scratch);
+        const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, false, g->scratch + FSM_CHUNK);
         sum = FN(sum_merge)(sum, FN(gradient_sum_row)(grad, saved, count, reach, of));
     }
     return sum;
@@ -332,12 +335,12 @@ FSM_INLINE void FN(gradient_chunks)(const FN(group) * g, const FN(gradient_sweep
     const bool saved_ready = FN(lies_ready)(args, FSM_SAVED);
     for (ptrdiff_t c = begin * FSM_CHUNK; c < n && c < end * FSM_CHUNK; c += FSM_CHUNK) {
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-        const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, g->scratch);
-        const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, g->scratch + FSM_CHUNK);
+        const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, true, g->scratch);
+        const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, true, g->scratch + FSM_CHUNK);
         real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : g->scratch;
         const FN(gradient_row) row = {grad, saved, sweep->plan, of};
-        if (sweep->ordinary && g->stream)
-            FN(stream_row)(g->stream, y, count, FN(gradient_results), &row);
+        if (sweep->ordinary && FN(stream_of)(g))
+            FN(stream_row)(FN(stream_of)(g), y, count, FN(gradient_results), &row);
         else if (sweep->ordinary)
             FN(gradient_chunk)(grad, saved, y, count, n > FSM_CHUNK ? n : 0, sweep->plan, of, false);
         else

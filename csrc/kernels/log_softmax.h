@@ -111,8 +111,8 @@ static void FN(log_softmax_chunks)(const FN(group) * g, const void *of, ptrdiff_
             const FN(log_softmax_row) row = {x, FN(log_softmax_terms_of)(g, plan, r, false)};
             if (sweep->state->careful[r])
                 FN(log_softmax_careful)(x, y, count, &row.terms);
-            else if (g->stream && plan->index[r] < 0)
-                FN(stream_row)(g->stream, y, count, FN(log_softmax_results), &row);
+            else if (FN(stream_of)(g) && plan->index[r] < 0)
+                FN(stream_row)(FN(stream_of)(g), y, count, FN(log_softmax_results), &row);
             else
                 FN(log_softmax_body)(x, y, count, row.terms, false, false);
             if (plan->index[r] >= c && plan->index[r] < c + count)

@@ -48,7 +48,7 @@ static void FN(load_weighted_columns)(const FN(group) * g, ptrdiff_t begin, ptrd
 
 /* Where exponentials of row r are kept: where y will be, if it lies ready and is not streamed, else in the scratch. */
 FSM_INLINE real *FN(kept_at)(const FN(group) * g, ptrdiff_t r) {
-    return g->y_ready && !g->stream ? FN(in_place)(g, FSM_Y, r, 0) : FN(in_scratch)(g, r, 0);
+    return g->y_ready && !FN(stream_of)(g) ? FN(in_place)(g, FSM_Y, r, 0) : FN(in_scratch)(g, r, 0);
 }
 
 /* The maximum and where it first is, -1 if it is -inf or NaN; returns whether a subnormal is there. */

@@ -219,3 +219,17 @@ FSM_INLINE void FN(stream_row)(FN(stream) * s, real *y, ptrdiff_t n, FN(results)
         }
     }
 }
+
+/* Results that are there. */
+FSM_INLINE void FN(copied)(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
+    const real *from = (const real *)of + begin;
+    ptrdiff_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        FN(put)(to + i, vec_load(from + i), stream);
+    if (i < count)
+        vec_store_n(to + i, count - i, vec_load_n(from + i, count - i, 0));
+}
+
+FSM_OUTLINE_ void FN(stream_copy)(FN(stream) * s, real *y, const real *from, ptrdiff_t n) {
+    FN(stream_row)(s, y, n, FN(copied), from);
+}

@@ -76,8 +76,8 @@ static void FN(times_infinity)(const FN(group) * g, ptrdiff_t r) {
     const fsm_row row = fsm_row_across(g->row, args, r);
     const real_bits nan_bits = QUIET_NAN_BITS;
     real chunk[FSM_CHUNK];
-    if (g->stream)
-        FN(stream_flush)(g->stream);
+    if (FN(stream_of)(g))
+        FN(stream_flush)(FN(stream_of)(g));
     for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
         const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
         FN(load)(args, FSM_Y, row.at[FSM_Y], c, count, chunk);
@@ -207,27 +207,11 @@ typedef struct {
     const real *x, *c;
     const FN(share_terms) * terms;
     FN(share_kind) kind;
-    ptrdiff_t index; /* of the element whose result is `own`, unless it is outside the row */
-    real own;
 } FN(share_row);
 
-/* Streamed, the block with the own element is made complete first. */
 FSM_INLINE void FN(share_results)(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
     const FN(share_row) *row = of;
-    const ptrdiff_t at = row->index - begin, own = at >= 0 && at < count ? at / LANES * LANES : count;
-    for (ptrdiff_t i = 0, end; i < count; i = end) {
-        const bool apart = i == own;
-        end = i < own ? own : apart && count - i > LANES ? i + LANES : count;
-        real block[LANES], *y = apart ? block : to + i;
-        FN(share_chunk)(row->x + begin + i, row->c + begin + i, y, end - i, row->terms, row->kind, stream && !apart);
-        if (!apart)
-            continue;
-        block[at - i] = row->own;
-        if (stream)
-            vec_stream(to + i, vec_load(block));
-        else
-            memcpy(to + i, block, (size_t)(end - i) * sizeof *to);
-    }
+    FN(share_chunk)(row->x + begin, row->c + begin, to, count, row->terms, row->kind, stream);
 }
 
 /* c before it is multiplied by c_factor: elements [begin, begin + count) of row r, or of all tiles. */
@@ -258,9 +242,15 @@ FSM_INLINE void FN(share_chunks_body)(const FN(group) * g, const void *of, ptrdi
             const FN(share_terms) terms = FN(share_terms_of)(g, s, r, false, state->careful[r]);
             if (kind == FN(SHARES_AND_C))
                 FN(load_c)(g, r, c, count, c_room);
-            if (g->stream) {
-                const FN(share_row) row = {x, c_room, &terms, kind, s->index[r] - c, s->own[r]};
-                FN(stream_row)(g->stream, y, count, FN(share_results), &row);
+            if (FN(stream_of)(g)) {
+                const ptrdiff_t index = s->index[r] - c;
+                ptrdiff_t own = index >= 0 && index < count ? index : count;
+                for (ptrdiff_t i = 0; i < count; i = own + 1, own = count) {
+                    const FN(share_row) row = {x + i, c_room + i, &terms, kind};
+                    FN(stream_row)(FN(stream_of)(g), y + i, own - i, FN(share_results), &row);
+                    if (own < count)
+                        FN(stream_copy)(FN(stream_of)(g), y + own, &s->own[r], 1);
+                }
                 continue;
             }
             FN(share_chunk)(x, c_room, y, count, &terms, kind, false);

@@ -19,7 +19,7 @@
  *   logsumexp                                      0.68         0.78
  *   cross_entropy_with_grad                        0.58         0.82 */
 
-/* Blocks of a row, at most: its sum then is a single step of each lane (passes.h). */
+/* Blocks of a row, at most: its sum then is a single step of each lane (passes.h). Rows of three take four. */
 #define MOST_BLOCKS 4
 
 /* Numbers that a batch may take: a row may need a block, and what is next to its lanes may be looked at. */
@@ -62,14 +62,20 @@ FSM_INLINE vec FN(load_short)(const real *p, FN(batch) batch, ptrdiff_t r, real 
     return batch.n * batch.parts == LANES ? vec_load(p) : vec_load_parts(p, batch.n, batch.parts, fill);
 }
 
+/* Elements of block k of a row of several: LANES, or less in the second half. */
+FSM_INLINE_ ptrdiff_t FN(count_in_block)(FN(batch) batch, const int k) {
+    const ptrdiff_t left = batch.n - k * LANES;
+    return k < batch.blocks / 2 || left >= LANES ? LANES : left < 0 ? 0 : left;
+}
+
 /* Block k of row r of those that begin at p, or of its `parts` and the next ones. */
 FSM_INLINE vec FN(load_short_block)(const real *p, FN(batch) batch, ptrdiff_t r, const int k, real fill) {
     if (batch.blocks == 1)
         return FN(load_short)(p, batch, r, fill);
+    const ptrdiff_t count = FN(count_in_block)(batch, k);
     p += r * batch.n + k * LANES;
     FN(prefetch_block)(p + 4096 / sizeof(real));
-    return k + 1 < batch.blocks || batch.n == batch.blocks * LANES ? vec_load(p)
-                                                                   : vec_load_n(p, batch.n - k * LANES, fill);
+    return count == LANES ? vec_load(p) : vec_load_n(p, count, fill);
 }
 
 /* The maxima of the rows at p; also where there are none. */
@@ -101,29 +107,20 @@ FSM_INLINE void FN(store_short_block)(real *p, FN(batch) batch, ptrdiff_t r, con
         FN(store_short)(p, batch, r, a);
         return;
     }
+    const ptrdiff_t count = FN(count_in_block)(batch, k);
     p += r * batch.n + k * LANES;
-    if (k + 1 < batch.blocks || batch.n == batch.blocks * LANES)
+    if (count == LANES)
         vec_store(p, a);
     else
-        vec_store_n(p, batch.n - k * LANES, a);
-}
-
-/* What lies at `of`, as results of a streamed row (FN(stream_row)). */
-FSM_INLINE void FN(copied)(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
-    const real *from = (const real *)of + begin;
-    ptrdiff_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        FN(put)(to + i, vec_load(from + i), stream);
-    if (i < count)
-        vec_store_n(to + i, count - i, vec_load_n(from + i, count - i, 0));
+        vec_store_n(p, count, a);
 }
 
 /* The results of a batch, to y, unless they are there. */
 FSM_INLINE_ void FN(store_batch)(const FN(group) * g, ptrdiff_t first, FN(batch) batch, const real *results) {
     const ptrdiff_t count = batch.rows * batch.n;
     real *y = FN(in_place)(g, FSM_Y, first, 0);
-    if (g->stream)
-        FN(stream_row)(g->stream, y, count, FN(copied), results);
+    if (FN(stream_of)(g))
+        FN(stream_copy)(FN(stream_of)(g), y, results, count);
     else if (results != y)
         memcpy(y, results, (size_t)count * sizeof *results);
 }
@@ -131,7 +128,7 @@ FSM_INLINE_ void FN(store_batch)(const FN(group) * g, ptrdiff_t first, FN(batch)
 /* Where the results of a batch are put: at once in y, or, those of rows that share blocks, or are streamed, in `room`,
  * from where store_batch() takes them. There they move to its beginning, so they may be what they are made of. */
 FSM_INLINE_ real *FN(batch_results)(const FN(group) * g, ptrdiff_t first, FN(batch) batch, real *room) {
-    return batch.blocks > 1 && !g->stream ? FN(in_place)(g, FSM_Y, first, 0) : room;
+    return batch.blocks > 1 && !FN(stream_of)(g) ? FN(in_place)(g, FSM_Y, first, 0) : room;
 }
 
 /* Some rows of a group, as a group. */
@@ -161,9 +158,6 @@ FSM_INLINE_ FN(group) FN(part_of_group)(const FN(group) * g, ptrdiff_t first, pt
             statement;                                                                                                 \
         } else if (needed == 2) {                                                                                      \
             enum { parts = 1, blocks = 2 };                                                                            \
-            statement;                                                                                                 \
-        } else if (needed == 3) {                                                                                      \
-            enum { parts = 1, blocks = 3 };                                                                            \
             statement;                                                                                                 \
         } else {                                                                                                       \
             enum { parts = 1, blocks = MOST_BLOCKS };                                                                  \

@@ -1,8 +1,8 @@
 /* softmax: y = exp(x) / sum(exp(x)).
  *
- * Three sweeps over a row: the maximum of x; e = exp(x), kept in y or in the scratch, and the sum; y = e/S. Rows for
- * which there is no room are loaded three times, and e is computed twice. Columns: see there. A row whose sum is NaN,
- * or whose maximum is infinite (all -inf, or a +inf), is special: fill_row(). */
+ * Three sweeps over a row: the maximum of x; e = exp(x), kept in y or in the scratch, and the sum; y = e/S. Short rows,
+ * long rows and columns: see there. A row whose sum is NaN, or whose maximum is infinite (all -inf, or a +inf), is
+ * special: fill_row(). */
 
 #define SOFTMAX_TILES FSM_MOST_STRIPS
 
@@ -52,9 +52,8 @@ FSM_INLINE void FN(softmax_results)(const void *of, ptrdiff_t begin, ptrdiff_t c
 }
 
 /* Rows of one chunk are looked at one ahead: the first sweep of the next fills the time that the end of a sum and the
- * division take, and brings the row into L1. (64, 1000) float32 takes 0.22 ns an element instead of 0.25, (1024, 128)
- * 0.33 instead of 0.42. Longer ones are asked for ahead: (128, 32000) float32 takes 0.31 instead of 0.39, float16 0.35
- * instead of 0.48 (AVX-512, Zen 5). */
+ * division take, and brings the row into L1. (64, 1000) float32 takes 0.22 ns an element instead of 0.25. Longer ones
+ * that have to be loaded are asked for ahead: (128, 32000) float16 takes 0.35 instead of 0.48 (AVX-512, Zen 5). */
 static void FN(softmax_whole_rows)(const FN(group) * g) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n;
@@ -64,7 +63,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
     const ptrdiff_t pitch = g->pitch * (ptrdiff_t)sizeof(real);
     const ptrdiff_t x_stride = g->x_ready ? args->operands[FSM_X].across : pitch;
     const ptrdiff_t y_stride = g->y_ready ? args->operands[FSM_Y].across : pitch;
-    const bool stream = g->stream && look_ahead && args->flush_below == 0;
+    const bool stream = FN(stream_of)(g) && look_ahead && args->flush_below == 0;
     char special[LANES] = {0}; /* of rows that are stored later: 1: NaN, 2: all -inf */
     FN(softmax_plan) next;
     if (!g->x_ready)
@@ -97,7 +96,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
         }
         const FN(softmax_quotient) quotient = {e, FN(softmax_divisor)(sum)};
         if (stream)
-            FN(stream_row)(g->stream, row_y, n, FN(softmax_results), &quotient);
+            FN(stream_row)(FN(stream_of)(g), row_y, n, FN(softmax_results), &quotient);
         else
             FN(quotients)(e, row_y, n, quotient.divisor, NULL, false);
         if (args->flush_below > 0)
@@ -302,9 +301,9 @@ static void FN(softmax_part_results)(const FN(group) * g, const void *of, ptrdif
         ptrdiff_t count;
         const real *x = FN(long_chunk)(g, i, &count);
         real *y = g->y_ready ? FN(in_place)(g, FSM_Y, 0, i * FSM_CHUNK) : g->scratch;
-        const FN(share_row) row = {x, x, sweep->terms, FN(SHARES), -1, 0};
-        if (g->stream && flush_below == 0)
-            FN(stream_row)(g->stream, y, count, FN(share_results), &row);
+        const FN(share_row) row = {x, x, sweep->terms, FN(SHARES)};
+        if (FN(stream_of)(g) && flush_below == 0)
+            FN(stream_row)(FN(stream_of)(g), y, count, FN(share_results), &row);
         else
             FN(share_chunk)(x, x, y, count, sweep->terms, FN(SHARES), false);
         if (flush_below > 0)

@@ -56,6 +56,11 @@ FSM_INLINE_ bool FN(x_is_plain)(const fsm_args *args) {
     return !args->operands[FSM_MASK].data && args->loss.softcap == 0;
 }
 
+/* Where results of rows go past the caches; NULL: they do not. */
+FSM_INLINE_ FN(stream) * FN(stream_of)(const FN(group) * g) {
+    return FSM_STREAMS ? g->stream : NULL;
+}
+
 /* Whether results of rows go past the caches: if there are many, but not where they replace what has just been read. */
 FSM_INLINE_ bool FN(streams)(const fsm_args *args) {
     const fsm_operand *y = &args->operands[FSM_Y];
@@ -63,7 +68,8 @@ FSM_INLINE_ bool FN(streams)(const fsm_args *args) {
     for (int d = 0; d < args->ndim; d++)
         aligned |= (uintptr_t)y->stride[d];
     const bool apart = y->data != args->operands[FSM_X].data && y->data != args->operands[FSM_SAVED].data;
-    return args->stream && y->data && FN(lies_ready)(args, FSM_Y) && apart && aligned % sizeof(real) == 0;
+    return FSM_STREAMS && args->stream && y->data && FN(lies_ready)(args, FSM_Y) && apart &&
+           aligned % sizeof(real) == 0;
 }
 
 /* Whether rows lie in line: those of all `operands` that are there lie ready, one after the other. */
@@ -159,7 +165,7 @@ static void FN(fill)(const FN(group) * g, ptrdiff_t r, real_bits bits, real blan
     const fsm_args *args = g->args;
     const fsm_row row = fsm_row_across(g->row, args, r);
     real chunk[FSM_CHUNK];
-    if (g->stream)
+    if (FN(stream_of)(g))
         FN(stream_flush)(g->stream);
     for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
         const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
@@ -215,7 +221,7 @@ static void FN(take_chunks)(const void *context, ptrdiff_t begin, ptrdiff_t end,
     g.scratch = scratch;
     g.stream = g.stream ? &stream : NULL;
     shared->chunks(&g, shared->of, shared->first + begin, shared->first + end);
-    if (g.stream) {
+    if (FN(stream_of)(&g)) {
         FN(stream_flush)(&stream);
         vec_stream_end();
     }
@@ -397,7 +403,7 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
         (in_line ? plan.short_rows : turned ? columns : rows)(&g);
         fsm_cursor_advance(&cursor, args, g.rows);
     }
-    if (g.stream) {
+    if (FN(stream_of)(&g)) {
         FN(stream_flush)(&stream);
         vec_stream_end();
     }
