@@ -39,6 +39,17 @@ static void count_units(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
         die("two threads have one scratch");
 }
 
+/* The same for pieces of a long row, as many as ignore_index says; twice, as kernels sweep twice. */
+static void count_pieces(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    count_units(context, begin, end, scratch);
+}
+
+static void sweep_twice(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    for (ptrdiff_t row = begin; row < end; row++)
+        for (int sweep = 0; sweep < 2; sweep++)
+            fsm_share(args, count_pieces, args, args->loss.ignore_index, 8192, scratch);
+}
+
 static fsm_args args_of(const void *x, void *y, ptrdiff_t n, ptrdiff_t units) {
     fsm_args args = {.used = FSM_Y + 1, .n = n, .axes = 1, .length = {n}, .ndim = 1, .shape = {units}};
     args.operands[FSM_X].data = (char *)x;
@@ -58,6 +69,16 @@ static void run_one(unsigned *seed) {
     for (ptrdiff_t i = 0; i < MAX_UNITS + 1; i++)
         if (counts[i] != (i < units))
             die("a unit was not computed exactly once");
+
+    unsigned char pieces[MAX_UNITS + 1] = {0};
+    fsm_args row = args_of(work, pieces, 1000000, 1);
+    row.divisible = true;
+    row.loss.ignore_index = units;
+    if (!fsm_run(sweep_twice, &row, FSM_F32, 1 + rand_r(seed) % 6))
+        die("no memory");
+    for (ptrdiff_t i = 0; i < MAX_UNITS + 1; i++)
+        if (pieces[i] != 2 * (i < units))
+            die("a piece was not computed once in each sweep");
     if (rand_r(seed) % 64 == 0)
         usleep(300); /* workers fall asleep */
 }
