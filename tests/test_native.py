@@ -24,12 +24,7 @@ def build(name):
     return Driver(name)
 
 
-def built_once(name):
-    """Marks what needs a toolchain's driver: where tests run in several processes, one of them builds it."""
-    return pytest.mark.xdist_group(f"driver of {name}")
-
-
-@pytest.fixture(params=[pytest.param(name, marks=built_once(name)) for name in TOOLCHAINS])
+@pytest.fixture(params=TOOLCHAINS)
 def driver(request):
     require(request.param)
     return build(request.param)
@@ -139,7 +134,6 @@ def test_the_expected_isas_ran(driver, request):
 @pytest.mark.parametrize(
     ("cpu", "isas"), [("Nehalem", ["base", "scalar"]), ("Haswell", ["avx2", "base", "scalar"])], ids=["old", "avx2"]
 )
-@built_once("gcc")
 def test_dispatch_on_lesser_cpus(cpu, isas):
     """Nothing beyond what the CPU has is chosen, or runs before something is chosen."""
     emulator = "qemu-x86_64"
