@@ -185,6 +185,8 @@ FSM_INLINE_ ptrdiff_t FN(within_line)(const real *y) {
 
 /* Writes what waits for its line. */
 static void FN(stream_flush)(FN(stream) * s) {
+    if (s->held == 0)
+        return;
     real *y = s->at - s->held;
     memcpy(y, s->line + FN(within_line)(y), (size_t)s->held * sizeof *y);
     s->held = 0;
@@ -205,7 +207,7 @@ FSM_OUTLINE_ void FN(stream_line)(FN(stream) * s, real *y, ptrdiff_t within, ptr
 
 /* n results to y, which is a multiple of its size. What begins or ends within a line goes to s->line. */
 FSM_INLINE void FN(stream_row)(FN(stream) * s, real *y, ptrdiff_t n, FN(results) * results, const void *of) {
-    if (y != s->at && s->held)
+    if (s->held > 0 && y != s->at)
         FN(stream_flush)(s);
     s->at = y + n;
     for (ptrdiff_t i = 0, count; i < n; i += count) {
