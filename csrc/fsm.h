@@ -116,11 +116,12 @@ typedef struct {
 
     double temperature;       /* x / temperature is what counts */
     bool zero_if_all_neg_inf; /* what rows of -inf give: the result for a masked element, or NaN */
-    bool stream;              /* so many results go past the caches, where they replace nothing (kernels/passes.h) */
-    bool divisible;           /* the kernel shares long rows (fsm_share) */
-    int helpers;              /* threads that may take pieces of a row (fsm_share); set by fsm_run() */
     double flush_below;       /* results of softmax below this become 0 (long double, which it cannot hold: if > 0) */
     fsm_loss loss;
+
+    bool stream;    /* so many results go past the caches, where they replace nothing (kernels/passes.h) */
+    bool divisible; /* the kernel shares long rows (fsm_share) */
+    int helpers;    /* threads that may take pieces of a row; set by fsm_run() */
 } fsm_args;
 
 /* Computes work units [begin, end): rows, or strips of FSM_STRIP(dtype) columns, in C order of the other dimensions.

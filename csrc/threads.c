@@ -1,4 +1,5 @@
-/* The pool: workers that help a caller with its work units.
+/* The pool: workers that help a caller with its work units, or, where these are few long rows, with the pieces of one
+ * after the other (fsm_share).
  *
  * There is one pool a process, and one job at a time; a caller that finds it busy does its own job alone. A job's units
  * are cut into blocks, and these into one range for each thread: a thread takes blocks from the front of its own range,
@@ -41,6 +42,7 @@
 /* Rows of so much are shared, if there are fewer of them than ROWS_A_THREAD for each thread. */
 #define PIECES_WORK   1000000
 #define ROWS_A_THREAD 8
+_Static_assert(PIECES_WORK > FSM_SCRATCH, "no kernel holds such a row in one thread's scratch");
 
 /* Fewer strips than this side by side are not shared: two threads would often write to the same cache line. And of
  * columns that do not stay in the scratch, fewer than WIDE_STRIPS: two threads with two strips of (32000, 128) float32
@@ -555,14 +557,13 @@ static void close_gate(pool *p) {
     mutex_unlock(&p->mutex);
 }
 
-static void share(pool *p, fsm_piece *piece, const void *context, split work, int helpers, bool wake, void *scratch) {
+static void share(pool *p, fsm_piece *piece, const void *context, split work, int helpers, void *scratch) {
     const int threads = helpers + 1;
     p->piece = piece;
     p->context = context;
     p->work = work;
     p->threads = threads;
     p->rounding = fegetround();
-    p->wake = wake;
     /* A worker that spins where there is no CPU for it holds up those who work. */
     atomic_store_explicit(&p->spins, helpers < fsm_cpu_count(), memory_order_relaxed);
     place_workers(p);
@@ -591,9 +592,8 @@ void fsm_share(const fsm_args *args, fsm_piece *piece, const void *context, ptrd
                void *scratch) {
     split s = {.units = count, .block = BLOCK_WORK / work + 1};
     s.blocks = (count - 1) / s.block + 1;
-    pool *p = get_pool();
-    if (args->helpers > 0 && p && s.blocks > 1)
-        share(p, piece, context, s, args->helpers, true, scratch);
+    if (args->helpers > 0 && s.blocks > 1)
+        share(get_pool(), piece, context, s, args->helpers, scratch); /* which this call has */
     else
         piece(context, 0, count, scratch);
 }
@@ -603,15 +603,15 @@ static bool run_in_pool(fsm_kernel *kernel, fsm_args *args, split work, int thre
     pool *p = get_pool();
     if (!p || atomic_exchange_explicit(&p->busy, true, memory_order_acquire))
         return false;
-    const bool wake = work.large || nanoseconds() - p->last_end < SPIN_NANOSECONDS;
+    p->wake = work.large || nanoseconds() - p->last_end < SPIN_NANOSECONDS;
     int helpers = threads - 1;
-    if (wake)
+    if (p->wake)
         helpers = start_workers(p, helpers);
     else if (helpers > p->started - atomic_load(&p->sleepers))
         helpers = p->started - atomic_load(&p->sleepers);
     const units all = {kernel, args};
     if (helpers > 0 && !work.pieces) {
-        share(p, run_units, &all, work, helpers, wake, scratch);
+        share(p, run_units, &all, work, helpers, scratch);
     } else {
         args->helpers = work.pieces ? helpers : 0;
         kernel(args, 0, work.units, scratch);

@@ -148,19 +148,31 @@ static void FN(c_sums_of)(const FN(group) * g, ptrdiff_t r, ptrdiff_t named, FN(
     sums->distance[j] = isnan(half_distance) && isfinite(c) ? FN(infinite_distance)(g, r, named) : 2 * half_distance;
 }
 
-static void FN(c_sum_row)(const FN(group) * g, ptrdiff_t r, real max, ptrdiff_t named, FN(c_sums) * sums) {
-    const ptrdiff_t n = g->args->n;
-    const vec half_max = vec_set1(max / 2);
+/* What a chunk gives: the sums, and the largest |c|. */
+typedef struct {
+    fsm_sum total, distance;
+    vec most;
+} FN(c_part);
+
+/* Chunks between two merges. */
+#define C_SEGMENT 64
+
+typedef struct {
+    ptrdiff_t r, named, first; /* row, its class, the first chunk */
+    vec half_max;
+    FN(c_part) * parts;
+} FN(c_segment);
+
+static void FN(c_sum_chunks)(const FN(group) * g, const void *of, ptrdiff_t from, ptrdiff_t to) {
+    const FN(c_segment) *segment = of;
+    const ptrdiff_t n = g->args->n, r = segment->r, named = segment->named;
     real *c = FN(spare_of)(g);
-    fsm_sum total = {0, 0}, distance = {0, 0};
-    vec most = vec_set1(0);
-    for (ptrdiff_t begin = 0; begin < n; begin += FSM_CHUNK) {
-        const ptrdiff_t count = n - begin < FSM_CHUNK ? n - begin : FSM_CHUNK;
+    for (ptrdiff_t chunk = from; chunk < to; chunk++) {
+        const ptrdiff_t begin = chunk * FSM_CHUNK, count = n - begin < FSM_CHUNK ? n - begin : FSM_CHUNK;
         vec_acc totals = vec_acc_zero(), distances = vec_acc_zero();
+        vec most = vec_set1(0);
         if (!g->x_ready && !g->held) {
-            FN(group) row = *g;
-            row.row = fsm_row_across(g->row, g->args, r);
-            row.rows = 1;
+            const FN(group) row = FN(part_of_group)(g, r, 1);
             FN(load_group)(&row, begin, count);
         }
         const real *x = g->x_ready ? FN(in_place)(g, FSM_X, r, begin) : FN(in_scratch)(g, g->held ? r : 0, begin);
@@ -174,14 +186,31 @@ static void FN(c_sum_row)(const FN(group) * g, ptrdiff_t r, real max, ptrdiff_t 
                 const ptrdiff_t at = i + step * LANES, left = count - at, here = left < 0 ? 0 : left;
                 const vec logits = left >= LANES ? vec_load(x + at) : vec_load_n(x + at, here, 0);
                 a[step] = left >= LANES ? vec_load(c + at) : vec_load_n(c + at, here, 0);
-                d[step] = FN(c_distance)(logits, a[step], half_max);
+                d[step] = FN(c_distance)(logits, a[step], segment->half_max);
                 most = vec_max(most, vec_abs(a[step]));
             }
             totals = vec_acc_add(totals, FN(add_four)(a[0], a[1], a[2], a[3]));
             distances = vec_acc_add(distances, FN(add_four)(d[0], d[1], d[2], d[3]));
         }
-        total = FN(sum_merge)(total, vec_acc_fold(totals));
-        distance = FN(sum_merge)(distance, vec_acc_fold(distances));
+        segment->parts[chunk - segment->first] = (FN(c_part)){vec_acc_fold(totals), vec_acc_fold(distances), most};
+    }
+}
+
+/* Of row r. */
+static void FN(c_sum_row)(const FN(group) * g, ptrdiff_t r, real max, ptrdiff_t named, FN(c_sums) * sums) {
+    const ptrdiff_t chunks = FN(chunks_of)(g);
+    FN(c_part) parts[C_SEGMENT];
+    fsm_sum total = {0, 0}, distance = {0, 0};
+    vec most = vec_set1(0);
+    for (ptrdiff_t begin = 0; begin < chunks; begin += C_SEGMENT) {
+        const ptrdiff_t end = chunks - begin < C_SEGMENT ? chunks : begin + C_SEGMENT;
+        const FN(c_segment) segment = {r, named, begin, vec_set1(max / 2), parts};
+        FN(share_chunks)(g, FN(c_sum_chunks), &segment, begin, end);
+        for (ptrdiff_t i = 0; i < end - begin; i++) {
+            total = FN(sum_merge)(total, parts[i].total);
+            distance = FN(sum_merge)(distance, parts[i].distance);
+            most = vec_max(most, parts[i].most);
+        }
     }
     FN(c_sums_of)(g, r, named, sums, (int)r, total.hi + total.lo, distance.hi + distance.lo);
     sums->most[r] = vec_hmax(most);

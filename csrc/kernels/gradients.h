@@ -282,16 +282,17 @@ FSM_INLINE void FN(gradient_chunk)(const real *grad, const real *saved, real *y,
     }
 }
 
-/* A chunk as a streamed row (FN(stream_row)). */
+/* A chunk as a row that is written (FN(write_row)). */
 typedef struct {
     const real *grad, *saved;
+    ptrdiff_t ahead;
     FN(gradient_plan) plan;
     FN(gradient) of;
 } FN(gradient_row);
 
 FSM_INLINE void FN(gradient_results)(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
     const FN(gradient_row) *row = of;
-    FN(gradient_chunk)(row->grad + begin, row->saved + begin, to, count, 0, row->plan, row->of, stream);
+    FN(gradient_chunk)(row->grad + begin, row->saved + begin, to, count, row->ahead, row->plan, row->of, stream);
 }
 
 /* The sum over chunks [begin, end) of row r; widens `reach`. */
@@ -338,11 +339,10 @@ FSM_INLINE void FN(gradient_chunks)(const FN(group) * g, const FN(gradient_sweep
         const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, true, g->scratch);
         const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, true, g->scratch + FSM_CHUNK);
         real *y = g->y_ready ? FN(in_place)(g, FSM_Y, r, c) : g->scratch;
-        const FN(gradient_row) row = {grad, saved, sweep->plan, of};
-        if (sweep->ordinary && FN(stream_of)(g))
-            FN(stream_row)(FN(stream_of)(g), y, count, FN(gradient_results), &row);
-        else if (sweep->ordinary)
-            FN(gradient_chunk)(grad, saved, y, count, n > FSM_CHUNK ? n : 0, sweep->plan, of, false);
+        FN(stream) *stream = FN(stream_of)(g);
+        const FN(gradient_row) row = {grad, saved, n > FSM_CHUNK && !stream ? n : 0, sweep->plan, of};
+        if (sweep->ordinary)
+            FN(write_row)(stream, y, count, FN(gradient_results), &row);
         else
             FN(plain_results)(grad, saved, y, count, sweep->total, args->temperature, of);
         if (!g->y_ready)

@@ -59,7 +59,7 @@ FSM_OUTLINE_ void FN(log_softmax_careful)(const real *x, real *y, ptrdiff_t n, c
     FN(log_softmax_body)(x, y, n, *terms, true, false);
 }
 
-/* A chunk as a streamed row (FN(stream_row)). */
+/* A chunk as a row that is written (FN(write_row)). */
 typedef struct {
     const real *x;
     FN(log_softmax_terms) terms;
@@ -111,10 +111,8 @@ static void FN(log_softmax_chunks)(const FN(group) * g, const void *of, ptrdiff_
             const FN(log_softmax_row) row = {x, FN(log_softmax_terms_of)(g, plan, r, false)};
             if (sweep->state->careful[r])
                 FN(log_softmax_careful)(x, y, count, &row.terms);
-            else if (FN(stream_of)(g) && plan->index[r] < 0)
-                FN(stream_row)(FN(stream_of)(g), y, count, FN(log_softmax_results), &row);
             else
-                FN(log_softmax_body)(x, y, count, row.terms, false, false);
+                FN(write_row)(plan->index[r] < 0 ? FN(stream_of)(g) : NULL, y, count, FN(log_softmax_results), &row);
             if (plan->index[r] >= c && plan->index[r] < c + count)
                 memcpy(y + (plan->index[r] - c), &plan->alone[r], sizeof *y);
         }

@@ -454,11 +454,25 @@ FSM_OUTLINE_ bool FN(log_sweep_short)(const FN(group) * g, FN(log_state) * s, re
 
 /* ---- the sweep of a group */
 
+/* Whether a kind reads x where it lies, if it can be: the others change it. */
+FSM_INLINE_ bool FN(reads_in_place)(const FN(group) * g, FN(log_kind) kind) {
+    return g->x_ready && (kind == FN(SUMS) || kind == FN(KEPT));
+}
+
+/* Entry j of s from elements [c, c + count) of row r, which are loaded if need be. */
+FSM_INLINE void FN(log_row_chunk)(const FN(group) * g, ptrdiff_t r, ptrdiff_t c, ptrdiff_t count, FN(log_state) * s,
+                                  ptrdiff_t j, FN(log_kind) kind) {
+    real *x = FN(reads_in_place)(g, kind) ? FN(in_place)(g, FSM_X, r, c) : FN(in_scratch)(g, r, c);
+    if (kind == FN(WEIGHTED))
+        FN(load_weights)(g, r, c, count, x, FN(spare_of)(g));
+    FN(log_chunk)(g, r, s, j, x, FN(spare_of)(g), count, c, kind);
+}
+
 /* The state of its rows. */
 FSM_INLINE void FN(log_sweep_rows_body)(const FN(group) * g, FN(log_state) * state, FN(log_kind) kind) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n;
-    const bool ready = g->x_ready && (kind == FN(SUMS) || kind == FN(KEPT));
+    const bool ready = FN(reads_in_place)(g, kind);
     if (g->held && !ready)
         FN(load_group)(g, 0, n);
     for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
@@ -466,11 +480,8 @@ FSM_INLINE void FN(log_sweep_rows_body)(const FN(group) * g, FN(log_state) * sta
         if (!g->held && !ready)
             FN(load_group)(g, c, count);
         for (ptrdiff_t r = 0; r < g->rows; r++) {
-            real *x = ready ? FN(in_place)(g, FSM_X, r, c) : FN(in_scratch)(g, r, c);
-            if (kind == FN(WEIGHTED))
-                FN(load_weights)(g, r, c, count, x, FN(spare_of)(g));
             FN(log_state) chunk;
-            FN(log_chunk)(g, r, c == 0 ? state : &chunk, r, x, FN(spare_of)(g), count, c, kind);
+            FN(log_row_chunk)(g, r, c, count, c == 0 ? state : &chunk, r, kind);
             if (c > 0)
                 FN(log_merge)(state, r, &chunk, r, args->temperature);
         }
@@ -487,24 +498,40 @@ typedef struct {
     FN(log_state) * states;
 } FN(log_segment);
 
-static void FN(log_segment_chunks)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+FSM_INLINE void FN(log_segment_body)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end,
+                                     FN(log_kind) kind) {
     const FN(log_segment) *segment = of;
     const ptrdiff_t n = g->args->n;
     for (ptrdiff_t i = begin; i < end; i++) {
         const ptrdiff_t c = i * FSM_CHUNK, count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK, at = i - segment->first;
-        if (!g->x_ready)
+        if (!FN(reads_in_place)(g, kind))
             FN(load_group)(g, c, count);
-        real *x = g->x_ready ? FN(in_place)(g, FSM_X, 0, c) : g->scratch;
-        FN(log_chunk)(g, 0, &segment->states[at / LANES], at % LANES, x, FN(spare_of)(g), count, c, FN(SUMS));
+        FN(log_row_chunk)(g, 0, c, count, &segment->states[at / LANES], at % LANES, kind);
     }
 }
 
-static void FN(log_sweep_shared)(const FN(group) * g, FN(log_state) * state) {
+static void FN(log_segment_sums)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    FN(log_segment_body)(g, of, begin, end, FN(SUMS));
+}
+
+static void FN(log_segment_weighted)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    FN(log_segment_body)(g, of, begin, end, FN(WEIGHTED));
+}
+
+static void FN(log_segment_distances)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    FN(log_segment_body)(g, of, begin, end, FN(DISTANCES));
+}
+
+/* A group has one such row. */
+static void FN(log_sweep_shared)(const FN(group) * g, FN(log_state) * state, FN(log_kind) kind) {
+    FN(chunks) *sweep = kind == FN(WEIGHTED)    ? FN(log_segment_weighted)
+                        : kind == FN(DISTANCES) ? FN(log_segment_distances)
+                                                : FN(log_segment_sums);
     const ptrdiff_t chunks = FN(chunks_of)(g);
     FN(log_state) states[SEGMENT_STATES];
     for (ptrdiff_t begin = 0; begin < chunks; begin += SEGMENT_CHUNKS) {
         const ptrdiff_t end = chunks - begin < SEGMENT_CHUNKS ? chunks : begin + SEGMENT_CHUNKS;
-        FN(share_chunks)(g, FN(log_segment_chunks), &(FN(log_segment)){begin, states}, begin, end);
+        FN(share_chunks)(g, sweep, &(FN(log_segment)){begin, states}, begin, end);
         for (ptrdiff_t i = 0; i < end - begin; i++)
             if (begin + i == 0)
                 memcpy(state, states, sizeof *state);
@@ -537,8 +564,8 @@ FSM_INLINE void FN(log_sweep_columns_body)(const FN(group) * g, FN(log_state) * 
 }
 
 FSM_OUTLINE_ void FN(log_sweep_rows)(const FN(group) * g, FN(log_state) * state, FN(log_kind) kind) {
-    if (kind == FN(SUMS) && g->args->helpers > 0 && !g->held)
-        FN(log_sweep_shared)(g, state);
+    if (g->args->helpers > 0)
+        FN(log_sweep_shared)(g, state, kind);
     else if (kind == FN(SUMS))
         FN(log_sweep_rows_body)(g, state, FN(SUMS));
     else if (kind == FN(KEPT))

@@ -192,10 +192,10 @@ static void FN(stream_flush)(FN(stream) * s) {
     s->held = 0;
 }
 
-/* Writes the first line, if it is complete, or as much as there is of it. */
+/* Writes the first line, if results reach its end: whole, or as much as there is of it. */
 FSM_OUTLINE_ void FN(stream_line)(FN(stream) * s, real *y, ptrdiff_t within, ptrdiff_t count) {
-    const ptrdiff_t begin = within + count - s->held, end = within + count < LINE ? within + count : LINE;
-    if (end < LINE)
+    const ptrdiff_t begin = within + count - s->held;
+    if (within + count < LINE)
         return;
     if (begin == 0)
         vec_stream_line(y - within, s->line);
@@ -220,6 +220,14 @@ FSM_INLINE void FN(stream_row)(FN(stream) * s, real *y, ptrdiff_t n, FN(results)
             FN(stream_line)(s, y + i, within, count);
         }
     }
+}
+
+/* The same past the caches by `s`, or, if that is NULL, as usual. */
+FSM_INLINE void FN(write_row)(FN(stream) * s, real *y, ptrdiff_t n, FN(results) * results, const void *of) {
+    if (s)
+        FN(stream_row)(s, y, n, results, of);
+    else
+        results(of, 0, n, y, false);
 }
 
 /* Results that are there. */

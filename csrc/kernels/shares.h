@@ -202,7 +202,7 @@ FSM_INLINE void FN(share_chunk)(const real *x, const real *c, real *y, ptrdiff_t
     }
 }
 
-/* Results of a row as a streamed row (FN(stream_row)). */
+/* Results of a row as one that is written (FN(write_row)). */
 typedef struct {
     const real *x, *c;
     const FN(share_terms) * terms;

@@ -13,16 +13,16 @@
  *   cross_entropy_with_grad                        0.85         0.75                0.73         0.60
  *
  * and against row by row (AVX-512):              (65536, 64)  (1024, 128)
- *   softmax                                        0.56         0.69
- *   softmax_grad                                   0.87         0.70
- *   log_softmax                                    0.69         0.77
- *   logsumexp                                      0.68         0.78
- *   cross_entropy_with_grad                        0.58         0.82 */
+ *   softmax                                        0.72         0.74
+ *   softmax_grad                                   0.84         0.73
+ *   log_softmax                                    0.62         0.77
+ *   logsumexp                                      0.70         0.78
+ *   cross_entropy_with_grad                        0.52         0.86 */
 
 /* Blocks of a row, at most: its sum then is a single step of each lane (passes.h). Rows of three take four. */
 #define MOST_BLOCKS 4
 
-/* Numbers that a batch may take: a row may need a block, and what is next to its lanes may be looked at. */
+/* Numbers that a batch may take: a row may need so many, and what is next to its lanes may be looked at. */
 #define BATCH_ROOM (MOST_BLOCKS * (LANES + 1) * LANES)
 
 /* `rows` rows of n elements, `parts` of which share a block, or of which each takes so many `blocks`. */
@@ -129,14 +129,6 @@ FSM_INLINE_ void FN(store_batch)(const FN(group) * g, ptrdiff_t first, FN(batch)
  * from where store_batch() takes them. There they move to its beginning, so they may be what they are made of. */
 FSM_INLINE_ real *FN(batch_results)(const FN(group) * g, ptrdiff_t first, FN(batch) batch, real *room) {
     return batch.blocks > 1 && !FN(stream_of)(g) ? FN(in_place)(g, FSM_Y, first, 0) : room;
-}
-
-/* Some rows of a group, as a group. */
-FSM_INLINE_ FN(group) FN(part_of_group)(const FN(group) * g, ptrdiff_t first, ptrdiff_t rows) {
-    FN(group) part = *g;
-    part.row = fsm_row_across(g->row, g->args, first);
-    part.rows = rows;
-    return part;
 }
 
 /* A statement in which `parts` and `blocks` are constants, for the rows of g. */

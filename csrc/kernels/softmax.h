@@ -63,7 +63,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
     const ptrdiff_t pitch = g->pitch * (ptrdiff_t)sizeof(real);
     const ptrdiff_t x_stride = g->x_ready ? args->operands[FSM_X].across : pitch;
     const ptrdiff_t y_stride = g->y_ready ? args->operands[FSM_Y].across : pitch;
-    const bool stream = FN(stream_of)(g) && look_ahead && args->flush_below == 0;
+    FN(stream) *stream = look_ahead && args->flush_below == 0 ? FN(stream_of)(g) : NULL;
     char special[LANES] = {0}; /* of rows that are stored later: 1: NaN, 2: all -inf */
     FN(softmax_plan) next;
     if (!g->x_ready)
@@ -95,10 +95,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
             continue;
         }
         const FN(softmax_quotient) quotient = {e, FN(softmax_divisor)(sum)};
-        if (stream)
-            FN(stream_row)(FN(stream_of)(g), row_y, n, FN(softmax_results), &quotient);
-        else
-            FN(quotients)(e, row_y, n, quotient.divisor, NULL, false);
+        FN(write_row)(stream, row_y, n, FN(softmax_results), &quotient);
         if (args->flush_below > 0)
             FN(flush_chunk)(row_y, n, (real)args->flush_below);
     }
@@ -202,12 +199,12 @@ FSM_INLINE void FN(softmax_short_results)(const FN(group) * g, ptrdiff_t first, 
         const FN(divisor) divisor = {vec_set_parts(hi + r, batch.parts), vec_set_parts(lo + r, batch.parts)};
         FSM_UNROLL
         for (int k = 0; k < batch.blocks; k++) {
-            vec a = FN(quotient)(vec_load(e + k * LANES), divisor);
-            if (flush_below > 0)
-                a = vec_select_lt(a, vec_set1(flush_below), vec_set1(0), a);
+            const vec a = FN(quotient)(vec_load(e + k * LANES), divisor);
             FN(store_short_block)(results, batch, r, k, a);
         }
     }
+    if (flush_below > 0)
+        FN(flush_chunk)(results, batch.rows * batch.n, flush_below);
     FN(store_batch)(g, first, batch, results);
 }
 
@@ -217,8 +214,10 @@ FSM_INLINE void FN(softmax_short_results)(const FN(group) * g, ptrdiff_t first, 
 FSM_INLINE void FN(softmax_batches)(const FN(group) * g, const int parts, const int blocks) {
     FN(short_terms) terms;
     bool alike = false;
-    for (ptrdiff_t i = 0; i < LANES; i++)
-        terms.hi[i] = terms.lo[i] = 0;
+    for (ptrdiff_t i = 0; i < LANES; i++) { /* also of rows that are not there, whose reciprocals are harmless */
+        terms.hi[i] = 1;
+        terms.lo[i] = 0;
+    }
     for (ptrdiff_t r = 0; r < g->rows; r += LANES) {
         const FN(batch) batch = FN(batch_of)(g, r, parts, blocks);
         const real *x = FN(in_place)(g, FSM_X, r, 0);
@@ -243,8 +242,9 @@ static void FN(softmax_short_rows)(const FN(group) * g) {
  * sum relative to its own maximum, which is a power of two away from that relative to the row's; the second computes e
  * again. So x is read twice and y is written once, where three sweeps read or write it in memory five or six times. But
  * arithmetic is doubled: where y stays in the cache, one thread takes 0.50 ns an element of 1,000,000 float32, and 0.33
- * with three sweeps; past the caches, of 16,000,000, 0.61 and 0.65. To go backwards in the second sweep, or to ask for
- * chunks ahead, costs up to half as much again (AVX-512, Zen 4). */
+ * with three sweeps, past the caches, of 16,000,000, 0.61 and 0.65; so if it is alone and y lies ready, it keeps e
+ * there (softmax_long_kept). To go backwards in the second sweep, or to ask for chunks ahead, costs up to half as much
+ * again (AVX-512, Zen 4). */
 
 /* Chunks between two merges; what is known of them lies on the stack. */
 #define SEGMENT 512
@@ -302,10 +302,7 @@ static void FN(softmax_part_results)(const FN(group) * g, const void *of, ptrdif
         const real *x = FN(long_chunk)(g, i, &count);
         real *y = g->y_ready ? FN(in_place)(g, FSM_Y, 0, i * FSM_CHUNK) : g->scratch;
         const FN(share_row) row = {x, x, sweep->terms, FN(SHARES)};
-        if (FN(stream_of)(g) && flush_below == 0)
-            FN(stream_row)(FN(stream_of)(g), y, count, FN(share_results), &row);
-        else
-            FN(share_chunk)(x, x, y, count, sweep->terms, FN(SHARES), false);
+        FN(write_row)(flush_below == 0 ? FN(stream_of)(g) : NULL, y, count, FN(share_results), &row);
         if (flush_below > 0)
             FN(flush_chunk)(y, count, flush_below);
         if (!g->y_ready)

@@ -200,6 +200,14 @@ FSM_INLINE void FN(prefetch_row)(const FN(group) * g, ptrdiff_t r, ptrdiff_t beg
     }
 }
 
+/* Some rows of a group, as a group. */
+FSM_INLINE_ FN(group) FN(part_of_group)(const FN(group) * g, ptrdiff_t first, ptrdiff_t rows) {
+    FN(group) part = *g;
+    part.row = fsm_row_across(g->row, g->args, first);
+    part.rows = rows;
+    return part;
+}
+
 /* ---- rows that threads share */
 
 /* What is done with chunks [begin, end) of the rows of a group; `of` says with what. */
@@ -231,10 +239,10 @@ FSM_INLINE_ ptrdiff_t FN(chunks_of)(const FN(group) * g) {
     return (g->args->n - 1) / FSM_CHUNK + 1;
 }
 
-/* Chunks [begin, end), on the calling thread alone unless it has helpers and rows are not held in its scratch. */
+/* Chunks [begin, end), on the calling thread alone unless it has helpers. Rows that are shared are not held. */
 FSM_OUTLINE_ void FN(share_chunks)(const FN(group) * g, FN(chunks) * chunks, const void *of, ptrdiff_t begin,
                                    ptrdiff_t end) {
-    if (g->args->helpers > 0 && !g->held) {
+    if (g->args->helpers > 0) {
         const FN(shared_rows) shared = {g, chunks, of, begin};
         fsm_share(g->args, FN(take_chunks), &shared, end - begin, FSM_CHUNK * sizeof(real), g->scratch);
     } else {
