@@ -10,7 +10,7 @@ help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 .PHONY: build
-build:  ## install in place, with what developing needs; again after a change in csrc/ or _core.pyx
+build:  ## install in place, with what developing needs; again after a change in what is compiled
 	pip install -e ".[test,bench,dev]"
 
 .PHONY: test

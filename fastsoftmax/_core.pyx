@@ -1,5 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: freethreading_compatible=True, autotestdict=False
+# cython: boundscheck=False, wraparound=False, cdivision=True
 """The only binding: NumPy buffers to kernels. Nothing here raises for an argument; see _check.py."""
 
 from contextvars import ContextVar

@@ -111,7 +111,7 @@ def show_config() -> None:
     Examples
     --------
     >>> import fastsoftmax as fs
-    >>> fs.show_config()  # doctest: +ELLIPSIS
+    >>> fs.show_config()
     fastsoftmax ...
     """
     from fastsoftmax import __version__

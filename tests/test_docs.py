@@ -1,6 +1,9 @@
-"""What docs/ says is so: its examples run, and the table of edge cases holds cell by cell."""
+"""What the documentation says is so: its examples run, and the table of edge cases holds cell by cell."""
 
 import doctest
+import importlib
+import inspect
+import pkgutil
 import re
 
 import numpy as np
@@ -9,11 +12,29 @@ from toolchains import ROOT
 
 import fastsoftmax as fs
 
+MODULES = ["fastsoftmax", *(f"fastsoftmax.{module.name}" for module in pkgutil.iter_modules(fs.__path__))]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "fastsoftmax.__main__"])
+def test_examples_of_docstrings(name):
+    """pytest's own --doctest-modules takes no module that is compiled."""
+    failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert not failed
+
+
+def test_every_public_function_has_examples():
+    finder = doctest.DocTestFinder()
+    for module in (fs, fs.scipy):
+        for name in module.__all__:
+            function = getattr(module, name)
+            if name != "show_config" and callable(function):
+                (found, *_) = finder.find(function, name, module=inspect.getmodule(function))
+                assert found.examples, name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_examples(page):
+def test_examples_of_pages(page):
     failed, _ = doctest.testfile(str(page), module_relative=False, verbose=False)
     assert not failed
 
