@@ -630,12 +630,12 @@ int fsm_useful_threads(const fsm_args *args, int dtype) {
 static _Atomic(void *) spare_scratch;
 
 bool fsm_run(fsm_kernel *kernel, fsm_args *args, int dtype, int threads) {
-    const split s = split_of(args, dtype, threads);
-    if (s.threads < threads)
-        threads = s.threads;
+    const split s = threads > 1 ? split_of(args, dtype, threads) : (split){.units = fsm_units(args, dtype)};
     void *scratch = atomic_exchange_explicit(&spare_scratch, NULL, memory_order_acquire);
     if (!scratch && !(scratch = aligned_memory(FSM_SCRATCH)))
         return false;
+    if (s.threads < threads)
+        threads = s.threads;
     if (threads <= 1 || !run_in_pool(kernel, args, s, threads, scratch))
         kernel(args, 0, s.units, scratch);
     void *none = NULL;

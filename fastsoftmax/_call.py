@@ -113,9 +113,6 @@ def gradient(
     num_threads: Any,
 ) -> Any:
     """A gradient from `grad` and the forward result, both of the shape of the result."""
-    done = _core.normalize(OPS[name], grad, axis, out, None, None, temperature, "nan", "keep", num_threads, saved)
-    if done is not None:
-        return done
     threads = _check.threads_of_call(num_threads)
     a, b = _check.array(name, "grad", grad), _check.array(name, parameter, saved)
     _check.same_shape("grad", a, parameter, b)

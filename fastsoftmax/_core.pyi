@@ -34,7 +34,17 @@ def normalize(
     num_threads: object,
     saved: object = None,
 ) -> NDArray[Any] | None: ...
-def reduce(op: int, x: object, axis_of_x: object, num_threads: object) -> Any: ...
+def reduce(
+    op: int,
+    x: object,
+    axis_of_x: object,
+    keepdims: object,
+    out: object,
+    dtype_of_result: object,
+    where: object,
+    temperature: object,
+    num_threads: object,
+) -> Any: ...
 def compute(
     op: int,
     compute_dtype: int,

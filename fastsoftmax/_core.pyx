@@ -13,6 +13,9 @@ from libc.string cimport memset
 
 cnp.import_array()
 
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_Scalar(void *data, cnp.PyArray_Descr *dtype, object base)
+
 cdef extern from "numpy/arrayobject.h" nogil:
     cnp.ndarray PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, cnp.PyArray_Descr *dtype, int subok)
 
@@ -153,24 +156,25 @@ F32, F64, LONGDOUBLE = FSM_F32, FSM_F64, FSM_F64 + 1
 """What the arithmetic can be done in."""
 
 
-def normalize(
+cpdef normalize(
     int op, x, axis_of_x, out, dtype_of_result, where, temperature, all_neg_inf, subnormals, num_threads, saved=None
 ):
     """The quick way for operation number `op`, whose result has the shape of x, along one axis or over all, into `out`
     or, if that is None, a new array. `saved`: of a gradient, what was the forward result. The other arguments are as
     the public functions take them; to look at them here saves a small call 8 % of its time.
 
-    Returns None, and has done nothing, if the options are not the defaults (num_threads: or a number that it may be),
-    or the arrays are not plain ones that a kernel can take as they are: native float32 or float64, one dtype and shape,
-    `out` writeable and either x (or `saved`) itself or apart from it, with no element twice.
+    Returns None, and has done nothing, if the options are not the defaults (temperature and num_threads: or a number
+    that any call may have), or the arrays are not plain ones that a kernel can take as they are: native float16,
+    float32 or float64, one dtype and shape, `out` writeable and either x (or `saved`) itself or apart from it, with no
+    element twice.
     """
     cdef cnp.ndarray a, b, y
-    cdef int dtype, axis, threads
+    cdef int dtype, storage, axis, threads
     cdef fsm_args args
     cdef bint contiguous
     cdef bint joined[FSM_MAX_DIMS]
 
-    if dtype_of_result is not None or where is not None or not (type(temperature) is float and temperature == 1.0):
+    if dtype_of_result is not None or where is not None or not is_plain_temperature(temperature):
         return None
     if all_neg_inf != "nan" or subnormals != "keep":
         return None
@@ -178,7 +182,8 @@ def normalize(
     if threads < 0 or not is_plain(x, axis_of_x, &axis):
         return None
     a = <cnp.ndarray>x
-    dtype = FSM_F32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FSM_F64
+    dtype = FSM_F64 if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE else FSM_F32
+    storage = plain_storage(a)
 
     if out is None:
         if cnp.PyArray_IS_C_CONTIGUOUS(a):
@@ -207,10 +212,11 @@ def normalize(
     if cnp.PyArray_SIZE(a) == 0:
         return y
     begin(&args)
-    operand(&args, FSM_X, a, FSM_STORAGE_f32 if dtype == FSM_F32 else FSM_STORAGE_f64)
-    operand(&args, FSM_Y, y, args.operands[FSM_X].storage)
+    args.temperature = temperature
+    operand(&args, FSM_X, a, storage)
+    operand(&args, FSM_Y, y, storage)
     if saved is not None:
-        operand(&args, FSM_SAVED, b, args.operands[FSM_X].storage)
+        operand(&args, FSM_SAVED, b, storage)
     if axis < 0 and contiguous:
         describe_rows(&args, cnp.PyArray_SIZE(a), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
     elif axis == cnp.PyArray_NDIM(a) - 1 and contiguous:
@@ -232,49 +238,67 @@ cdef int plain_threads(num_threads) noexcept:
     return num_threads
 
 
-def reduce(int op, x, axis_of_x, num_threads):
-    """The quick way for a reduction along the last axis, or over all, into a new array or a scalar.
+cpdef reduce(int op, x, axis_of_x, keepdims, out, dtype_of_result, where, temperature, num_threads):
+    """The quick way for a reduction along one axis, or over all, into a new array or a scalar; see normalize().
 
-    Returns None, and has done nothing, if x is not a C-contiguous array of native float32 or float64, or num_threads is
-    no number that it may be.
+    Returns None, and has done nothing, if the options are not the defaults (keepdims, temperature and num_threads: or
+    what any call may have), or x is not a C-contiguous array of native float16, float32 or float64.
     """
-    cdef cnp.ndarray a, y
-    cdef int dtype, axis, ndim, threads = plain_threads(num_threads)
-    cdef ptrdiff_t n
+    cdef cnp.ndarray a, y = None
+    cdef int dtype, axis, d, ndim = 0
+    cdef int threads = plain_threads(num_threads)
+    cdef bint keeps
+    cdef bint joined[FSM_MAX_DIMS]
+    cdef cnp.npy_intp dims[FSM_MAX_DIMS]
+    cdef ptrdiff_t n, itemsize
+    cdef double scalar
     cdef fsm_args args
 
-    if threads < 0 or not is_plain(x, axis_of_x, &axis):
+    if out is not None or dtype_of_result is not None or where is not None or not is_plain_temperature(temperature):
+        return None
+    if threads < 0 or type(keepdims) is not bool or not is_plain(x, axis_of_x, &axis):
         return None
     a = <cnp.ndarray>x
-    ndim = cnp.PyArray_NDIM(a)
-    n = cnp.PyArray_SIZE(a)
-    if axis < 0:
-        ndim = 1
-    elif axis == ndim - 1:
-        n = cnp.PyArray_DIM(a, axis)
-    else:
-        return None
     if not cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_SIZE(a) == 0:
         return None
-    dtype = FSM_F32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FSM_F64
-    y = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), 0)
+    dtype = FSM_F64 if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE else FSM_F32
+    itemsize = cnp.PyArray_ITEMSIZE(a)
+    keeps = keepdims
+    for d in range(cnp.PyArray_NDIM(a)):
+        if keeps or not (axis < 0 or d == axis):
+            dims[ndim] = 1 if axis < 0 or d == axis else cnp.PyArray_DIM(a, d)
+            ndim += 1
+
     begin(&args)
-    operand(&args, FSM_X, a, FSM_STORAGE_f32 if dtype == FSM_F32 else FSM_STORAGE_f64)
-    operand(&args, FSM_Y, y, args.operands[FSM_X].storage)
-    describe_rows(&args, n, cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
-    args.operands[FSM_Y].stride[0] = args.operands[FSM_Y].across = cnp.PyArray_ITEMSIZE(a)
+    args.temperature = temperature
+    operand(&args, FSM_X, a, plain_storage(a))
+    if ndim > 0:
+        y = cnp.PyArray_EMPTY(ndim, dims, cnp.PyArray_TYPE(a), 0)
+        operand(&args, FSM_Y, y, plain_storage(a))
+    else:
+        numbers(&args, FSM_Y, <char *>&scalar, plain_storage(a), False)
+    if axis < 0 or axis == cnp.PyArray_NDIM(a) - 1:
+        n = cnp.PyArray_SIZE(a) if axis < 0 else cnp.PyArray_DIM(a, axis)
+        describe_rows(&args, n, cnp.PyArray_SIZE(a), itemsize)
+        args.operands[FSM_Y].stride[0] = args.operands[FSM_Y].across = itemsize
+    else:
+        memset(joined, 0, sizeof(joined))
+        joined[axis] = True
+        kept = list(x.shape)
+        kept[axis] = 1
+        describe(&args, a, (a, y.reshape(kept)), joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
-    return y if ndim > 1 else y[()]
+    return y if ndim > 0 else PyArray_Scalar(&scalar, cnp.PyArray_DESCR(a), None)
 
 
 cdef bint is_plain(x, axis_of_x, int *axis):
-    """Whether x is a native float32 or float64 array itself, and axis_of_x one of its axes, or None and x C-contiguous:
-    then axis becomes -1."""
+    """Whether x is a native float16, float32 or float64 array itself, and axis_of_x one of its axes, or None and x
+    C-contiguous: then axis becomes -1."""
     cdef cnp.ndarray a
     if type(x) is not cnp.ndarray:
         return False
     a = <cnp.ndarray>x
-    if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) or not cnp.PyArray_ISNOTSWAPPED(a):
+    if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT16, cnp.NPY_FLOAT, cnp.NPY_DOUBLE) or not cnp.PyArray_ISNOTSWAPPED(a):
         return False
     if axis_of_x is None:
         axis[0] = -1
@@ -288,6 +312,17 @@ cdef bint is_plain(x, axis_of_x, int *axis):
     if axis[0] < 0:
         axis[0] += cnp.PyArray_NDIM(a)
     return 0 <= axis[0] < cnp.PyArray_NDIM(a)
+
+
+cdef bint is_plain_temperature(temperature):
+    """Whether it is a number that arithmetic in any dtype can take (_call._COMPUTE)."""
+    return type(temperature) is float and 2.0 ** -100 <= <double>temperature <= 2.0 ** 100
+
+
+cdef int plain_storage(cnp.ndarray a) noexcept:
+    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT:
+        return FSM_STORAGE_f32
+    return FSM_STORAGE_f64 if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE else FSM_STORAGE_f16
 
 
 def compute(
@@ -436,7 +471,7 @@ def is_float(dtype):
     return 0 <= storage_of(dtype) < FSM_STORAGE_boolean
 
 
-def overlaps(cnp.ndarray a, cnp.ndarray b):
+cpdef bint overlaps(cnp.ndarray a, cnp.ndarray b) except -1:
     """Whether a and b may share memory in another way than element by element."""
     cdef char *a_low
     cdef char *a_high
@@ -531,9 +566,13 @@ cdef void begin(fsm_args *args) noexcept:
 
 
 cdef void operand(fsm_args *args, int which, cnp.ndarray a, int storage) noexcept:
-    args.operands[which].data = cnp.PyArray_BYTES(a)
+    numbers(args, which, cnp.PyArray_BYTES(a), storage, not cnp.PyArray_ISNOTSWAPPED(a))
+
+
+cdef void numbers(fsm_args *args, int which, char *data, int storage, bint swapped) noexcept:
+    args.operands[which].data = data
     args.operands[which].storage = storage
-    args.operands[which].swapped = not cnp.PyArray_ISNOTSWAPPED(a)
+    args.operands[which].swapped = swapped
     if which >= args.used:
         args.used = which + 1
 

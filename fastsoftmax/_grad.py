@@ -5,6 +5,10 @@ from typing import Any
 from numpy.typing import ArrayLike, NDArray
 
 from fastsoftmax import _call
+from fastsoftmax._core import normalize
+
+_SOFTMAX_GRAD = _call.OPS["softmax_grad"]
+_LOG_SOFTMAX_GRAD = _call.OPS["log_softmax_grad"]
 
 
 def softmax_grad(
@@ -62,6 +66,9 @@ def softmax_grad(
     >>> fs.softmax_grad([1.0, 0.0, 0.0], y)
     array([ 0.1875, -0.0625, -0.125 ])
     """
+    dx = normalize(_SOFTMAX_GRAD, grad, axis, out, None, None, temperature, "nan", "keep", num_threads, y)
+    if dx is not None:
+        return dx
     return _call.gradient("softmax_grad", grad, "y", y, axis, out, temperature, num_threads)
 
 
@@ -114,6 +121,9 @@ def log_softmax_grad(
     >>> fs.log_softmax_grad([-1.0, 0.0], logp)
     array([-0.5,  0.5])
     """
+    dx = normalize(_LOG_SOFTMAX_GRAD, grad, axis, out, None, None, temperature, "nan", "keep", num_threads, logp)
+    if dx is not None:
+        return dx
     return _call.gradient("log_softmax_grad", grad, "logp", logp, axis, out, temperature, num_threads)
 
 

@@ -85,8 +85,8 @@ def logsumexp(
     >>> fs.logsumexp([1.0, 2.0], b=[1, -1], return_sign=True)
     (np.float64(1.5413248546129181), np.float64(-1.0))
     """
-    if b is None and where is None and out is None and dtype is None and not keepdims and not return_sign:
-        y = reduce(_LOGSUMEXP, a, axis, num_threads)
+    if b is None and not return_sign:
+        y = reduce(_LOGSUMEXP, a, axis, keepdims, out, dtype, where, 1.0, num_threads)
         if y is not None:
             return y
     return _call.reduce(
@@ -149,10 +149,9 @@ def logmeanexp(
     >>> fs.logmeanexp([1000.0, 1000.0])
     np.float64(1000.0)
     """
-    if where is None and out is None and dtype is None and not keepdims:
-        y = reduce(_LOGMEANEXP, a, axis, num_threads)
-        if y is not None:
-            return y
+    y = reduce(_LOGMEANEXP, a, axis, keepdims, out, dtype, where, 1.0, num_threads)
+    if y is not None:
+        return y
     return _call.reduce(
         "logmeanexp",
         "a",
@@ -220,10 +219,9 @@ def softmax_entropy(
     >>> fs.softmax_entropy([[0.0, -50.0], [0.0, -5.0]])
     array([9.83662422e-21, 4.01796031e-02])
     """
-    if where is None and type(temperature) is float and temperature == 1.0:
-        y = reduce(_SOFTMAX_ENTROPY, x, axis, num_threads)
-        if y is not None:
-            return y
+    y = reduce(_SOFTMAX_ENTROPY, x, axis, False, None, None, where, temperature, num_threads)
+    if y is not None:
+        return y
     return _call.reduce(
         "softmax_entropy",
         "x",

@@ -1,0 +1,1 @@
+from fastsoftmax._core cimport normalize
