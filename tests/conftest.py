@@ -17,14 +17,18 @@ USABLE_ISAS = [name for name, usable in _core.isas().items() if usable]
 ASAN = "libasan" in os.environ.get("LD_PRELOAD", "")
 assert not ASAN or b"__asan_init" in Path(_core.__file__).read_bytes(), f"{_core.__file__} is not sanitized"
 
-# A compiled module is what runs, whatever has been edited beside it since.
+# In a checkout a compiled module is what runs, whatever has been edited beside it since. (Of an installed copy the
+# times only say in what order the files were unpacked.)
+PACKAGE = Path(_core.__file__).resolve().parent
 STALE = [
     source.name
-    for source in Path(_core.__file__).parent.glob("*.py*")
-    for module in source.parent.glob(f"{source.stem}.*")
+    for suffix in (".py", ".pyx", ".pxd")
+    for source in PACKAGE.glob(f"*{suffix}")
+    for module in PACKAGE.glob(f"{source.stem}.*")
     if module.suffix in (".so", ".pyd") and module.stat().st_mtime < source.stat().st_mtime
 ]
-assert not STALE, f"edited since it was compiled: {STALE}; run pip install -e . again"
+CHECKOUT = Path(__file__).resolve().parent.parent
+assert PACKAGE.parent != CHECKOUT or not STALE, f"edited since it was compiled: {STALE}; run pip install -e . again"
 
 
 def not_under_asan(reason):
