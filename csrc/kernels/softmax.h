@@ -620,7 +620,95 @@ static void FN(softmax_finish)(const FN(group) * g, FN(softmax_tile) * tiles) {
     }
 }
 
+/* ---- short columns, one element to a lane of their sums: the maximum is known when the first exponential is computed,
+ * and the sum is folded from e itself. The tiles of a group are taken a step at a time, as batches are (short_rows.h).
+ */
+
+/* Of a column of n <= LANES elements, in e. */
+FSM_INLINE vec_acc FN(sum_short_column)(FN(piece) e, int t) {
+    const int used = (int)e.count;
+    vec_acc lanes[LANES / 2];
+    int width = LANES / 2;
+    while (width > 1 && width >= used)
+        width /= 2;
+    for (int j = 0; j < width; j++) {
+        lanes[j] = vec_acc_of(vec_load(FN(in_piece)(e, t, j)));
+        if (j + width < used)
+            lanes[j] = vec_acc_merge(lanes[j], vec_acc_of(vec_load(FN(in_piece)(e, t, j + width))));
+    }
+    return FN(fold_columns)(lanes, width);
+}
+
+/* Elements i to i + `count` of a tile; `count` <= 4, a constant. */
+FSM_INLINE void FN(short_column_terms)(FN(piece) x, FN(piece) e, int t, ptrdiff_t i, const FN(softmax_plan) * plan,
+                                       const int count) {
+    vec a[4];
+    FSM_UNROLL
+    for (int k = 0; k < count; k++)
+        a[k] = vec_load(FN(in_piece)(x, t, i + k));
+    FN(exp_blocks)(a, count, &plan->frame, plan->careful);
+    FSM_UNROLL
+    for (int k = 0; k < count; k++)
+        vec_store(FN(in_piece)(e, t, i + k), a[k]);
+}
+
+static void FN(softmax_short_columns)(const FN(group) * g) {
+    const ptrdiff_t n = g->args->n;
+    const real flush_below = (real)g->args->flush_below;
+    const bool in_place = FN(lies_in_tiles)(g, FSM_Y);
+    const FN(piece) x = FN(piece_of_x)(g, 0, n, false), e = FN(piece_in_scratch)(g, 0, n);
+    const FN(piece) y = in_place ? FN(piece_in_place)(g, FSM_Y, 0, n) : e;
+    FN(softmax_plan) plans[SOFTMAX_TILES];
+    vec max[SOFTMAX_TILES];
+    FN(divisor) divisors[SOFTMAX_TILES];
+    for (int t = 0; t < g->tiles; t++) {
+        FN(range) range = FN(range_of)(vec_load(FN(in_piece)(x, t, 0)));
+        for (ptrdiff_t i = 1; i < n; i++)
+            range = FN(range_join)(range, FN(range_of)(vec_load(FN(in_piece)(x, t, i))));
+        max[t] = range.max;
+        plans[t] = FN(softmax_plan_of)(range, g->beta, true);
+        plans[t].careful |= FN(range_has_subnormal)(range);
+    }
+    for (int t = 0; t < g->tiles; t++) {
+        ptrdiff_t i = 0;
+        for (; i + 4 <= n; i += 4)
+            FN(short_column_terms)(x, e, t, i, &plans[t], 4);
+        for (; i < n; i++)
+            FN(short_column_terms)(x, e, t, i, &plans[t], 1);
+    }
+    bool special = false;
+    for (int t = 0; t < g->tiles; t++) {
+        const vec zero = vec_set1(0), one = vec_set1(1);
+        divisors[t] = FN(softmax_divisors)(FN(sum_short_column)(e, t));
+        const vec odd = vec_mul(zero, vec_add(max[t], divisors[t].hi)); /* NaN where a column is special */
+        special |= vec_any_lt(zero, vec_select_lt(odd, one, zero, one));
+    }
+    for (int t = 0; t < g->tiles; t++)
+        for (ptrdiff_t i = 0; i < n; i++) {
+            vec a = FN(quotient)(vec_load(FN(in_piece)(e, t, i)), divisors[t]);
+            vec_store(FN(in_piece)(y, t, i), a);
+        }
+    if (flush_below > 0)
+        for (int t = 0; t < g->tiles; t++)
+            for (ptrdiff_t i = 0; i < n; i++)
+                FN(flush_chunk)(FN(in_piece)(y, t, i), LANES, flush_below);
+    if (!in_place)
+        FN(store_group)(g, 0, n);
+    for (int t = 0; special && t < g->tiles; t++) {
+        real most[LANES], hi[LANES];
+        vec_store(most, max[t]);
+        vec_store(hi, divisors[t].hi);
+        for (int j = 0; j < FN(entries)(g, t); j++)
+            if (isnan(hi[j]) || !isfinite(most[j]))
+                FN(fill_row)(g, t * LANES + j, most[j] == -(real)INFINITY && !isnan(hi[j]), 0);
+    }
+}
+
 static void FN(softmax_columns)(const FN(group) * g) {
+    if (g->held && g->args->n <= LANES) {
+        FN(softmax_short_columns)(g);
+        return;
+    }
     FN(softmax_tile) tiles[SOFTMAX_TILES];
     for (int t = 0; t < g->tiles; t++)
         tiles[t].lanes = (vec_acc *)(g->scratch + SOFTMAX_ROOM) + t * LANES;
