@@ -132,6 +132,10 @@ typedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
 /* Columns of a strip: the lanes of a block. */
 #define FSM_STRIP(dtype) ((dtype) == FSM_F32 ? 32 : 16)
 
+/* Rows of up to so many blocks are short: kernels take several at a time. Their sum is a single step of each lane
+ * (kernels/passes.h). Rows of three blocks take four. */
+#define FSM_MOST_BLOCKS 4
+
 /* Strips of so many columns, the last of which may be narrower. */
 FSM_INLINE_ ptrdiff_t fsm_strips(ptrdiff_t columns, ptrdiff_t strip) {
     return (columns - 1) / strip + 1;

@@ -201,7 +201,7 @@ static void FN(blank_columns)(const fsm_args *args, char *first, ptrdiff_t begin
         for (ptrdiff_t t = 0; t * LANES < columns; t++, mask += LANES * column) {
             real *block = x + t * pitch;
             const ptrdiff_t here = columns - t * LANES < LANES ? columns - t * LANES : LANES;
-            if (column == 0) {
+            if (column == 0 && here == LANES) {
                 if (!*mask)
                     vec_store(block, vec_set1(blank));
             } else if (column == 1 && here == LANES) {
@@ -213,5 +213,35 @@ static void FN(blank_columns)(const fsm_args *args, char *first, ptrdiff_t begin
             }
         }
         fsm_place_advance(&place, args, operand, 1);
+    }
+}
+
+/* ---- parts of a tile: `columns` <= LANES of its columns, from `to` or `x` on; the others are left alone */
+
+/* Whether elements of such columns are copied as they are, side by side. */
+FSM_INLINE_ bool FN(copies_part)(const fsm_args *args, int which, ptrdiff_t columns) {
+    const fsm_operand *operand = &args->operands[which];
+    return args->axes == 1 && operand->storage == STORED_REAL && !operand->swapped &&
+           (operand->across == sizeof(real) || columns == 1);
+}
+
+/* Elements [begin, begin + count). */
+static void FN(load_part)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+                          ptrdiff_t columns, real *to) {
+    const fsm_operand *operand = &args->operands[which];
+    if (columns == LANES) {
+        FN(load_columns)(args, which, first, begin, count, LANES, to, 0);
+    } else if (FN(copies_part)(args, which, columns)) {
+        fsm_copy((char *)to, LANES * sizeof(real), first + begin * operand->step[0], operand->step[0], count,
+                 (int)columns * (int)sizeof(real), false);
+    } else {
+        real column[FSM_CHUNK];
+        for (ptrdiff_t j = 0; j < columns; j++)
+            for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
+                const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
+                FN(load)(args, which, first + j * operand->across, begin + c, piece, column);
+                fsm_copy((char *)(to + c * LANES + j), LANES * sizeof(real), (char *)column, sizeof(real), piece,
+                         sizeof(real), false);
+            }
     }
 }

@@ -112,3 +112,24 @@ static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrd
 #undef KIND
     }
 }
+
+/* The reverse of load_part(). */
+static void FN(store_part)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+                           ptrdiff_t columns, const real *from) {
+    const fsm_operand *operand = &args->operands[which];
+    if (columns == LANES) {
+        FN(store_columns)(args, which, first, begin, count, LANES, from, 0);
+    } else if (FN(copies_part)(args, which, columns)) {
+        fsm_copy(first + begin * operand->step[0], operand->step[0], (const char *)from, LANES * sizeof(real), count,
+                 (int)columns * (int)sizeof(real), false);
+    } else {
+        real column[FSM_CHUNK];
+        for (ptrdiff_t j = 0; j < columns; j++)
+            for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
+                const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
+                fsm_copy((char *)column, sizeof(real), (const char *)(from + c * LANES + j), LANES * sizeof(real),
+                         piece, sizeof(real), false);
+                FN(store)(args, which, first + j * operand->across, begin + c, piece, column);
+            }
+    }
+}

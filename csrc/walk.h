@@ -58,39 +58,53 @@ static const unsigned char fsm_size_of[FSM_STORAGES] = {
 #undef INTEGER
 };
 
-/* ---- bytes: `count` elements of `size` bytes, in steps of bytes, their bytes reversed if `swapped` */
+/* ---- bytes: `count` elements of `size` bytes, or few of these side by side, in steps of bytes, their bytes reversed
+ * if `swapped` */
 
 FSM_INLINE_ void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
                                 const int size, const bool swapped) {
-    for (ptrdiff_t i = 0; i < count; i++) {
+    for (; !swapped && count >= 4; count -= 4, to += 4 * to_step, from += 4 * from_step) {
+        FSM_UNROLL
+        for (int k = 0; k < 4; k++)
+            memcpy(to + k * to_step, from + k * from_step, (size_t)size);
+    }
+    for (; count > 0; count--, to += to_step, from += from_step) {
         if (swapped)
             for (int k = 0; k < size; k++)
-                to[i * to_step + k] = from[i * from_step + size - 1 - k];
+                to[k] = from[size - 1 - k];
         else
-            memcpy(to + i * to_step, from + i * from_step, (size_t)size);
+            memcpy(to, from, (size_t)size);
     }
 }
 
 FSM_OUTLINE_ void fsm_copy(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
                            int size, bool swapped) {
-    if (to_step == size && from_step == size && !swapped)
+    if (to_step == size && from_step == size && !swapped) {
         memcpy(to, from, (size_t)(count * size));
-    else if (size == 1)
-        fsm_copy_sized(to, to_step, from, from_step, count, 1, false);
-    else if (size == 2 && !swapped)
-        fsm_copy_sized(to, to_step, from, from_step, count, 2, false);
-    else if (size == 4 && !swapped)
-        fsm_copy_sized(to, to_step, from, from_step, count, 4, false);
-    else if (size == 8 && !swapped)
-        fsm_copy_sized(to, to_step, from, from_step, count, 8, false);
-    else if (size == 2)
-        fsm_copy_sized(to, to_step, from, from_step, count, 2, true);
-    else if (size == 4)
-        fsm_copy_sized(to, to_step, from, from_step, count, 4, true);
-    else if (size == 8)
-        fsm_copy_sized(to, to_step, from, from_step, count, 8, true);
-    else
+        return;
+    }
+    switch (swapped ? -size : size) {
+#define COPY(bytes, swap)                                                                                              \
+    case (swap ? -bytes : bytes):                                                                                      \
+        fsm_copy_sized(to, to_step, from, from_step, count, bytes, swap);                                              \
+        break
+        COPY(1, false);
+        COPY(2, false);
+        COPY(4, false);
+        COPY(8, false);
+        COPY(12, false);
+        COPY(16, false);
+        COPY(20, false);
+        COPY(24, false);
+        COPY(28, false);
+        COPY(32, false);
+        COPY(2, true);
+        COPY(4, true);
+        COPY(8, true);
+#undef COPY
+    default:
         fsm_copy_sized(to, to_step, from, from_step, count, size, swapped);
+    }
 }
 
 /* ---- integers */

@@ -23,6 +23,7 @@ cdef extern from "fsm.h" nogil:
     enum:
         FSM_MAX_DIMS
         FSM_MAX_THREADS
+        FSM_MOST_BLOCKS
         FSM_OPERANDS
     ctypedef struct fsm_operand:
         char *data
@@ -59,6 +60,7 @@ cdef extern from "fsm.h" nogil:
     ctypedef struct fsm_isa:
         const char *name
         fsm_kernel *(*kernels)[2]
+    ptrdiff_t FSM_STRIP(int dtype)
     int FSM_OPS, FSM_F32, FSM_F64, FSM_X, FSM_Y, FSM_MASK, FSM_WEIGHT, FSM_SIGN, FSM_SAVED
     int FSM_STORAGE_f16, FSM_STORAGE_bf16, FSM_STORAGE_f32, FSM_STORAGE_f64, FSM_STORAGE_longdouble
     int FSM_STORAGE_boolean, FSM_STORAGE_i8, FSM_STORAGE_u8, FSM_STORAGE_i16, FSM_STORAGE_u16
@@ -94,8 +96,11 @@ cdef ptrdiff_t STREAM_FROM = -1
 # From this many elements on, the GIL is released: handing it over costs about as much as computing them.
 cdef ptrdiff_t GIL_ELEMENTS = 1000
 
-# From this many columns on, they are computed side by side; fewer are gathered one by one. Measured on arrays
-# (outer, n, c): the two are equal at c = 4 to 5 for n = 10, at 8 to 10 for n = 100 and 1000 (AVX2, AVX-512).
+# Where rows of that many bytes, gaps included, interleave, each can be gathered by itself: they are in the cache until
+# the last has been.
+cdef ptrdiff_t GATHERED_BYTES = 1 << 20
+
+# From this many columns on, longer rows are computed side by side.
 cdef ptrdiff_t MIN_COLUMNS = 8
 
 
@@ -224,7 +229,7 @@ cpdef normalize(
     else:
         memset(joined, axis < 0, sizeof(joined))
         joined[max(axis, 0)] = True
-        describe(&args, a, (a, y, None, None, None, saved), joined)
+        describe(&args, dtype, a, (a, y, None, None, None, saved), joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y
 
@@ -286,7 +291,7 @@ cpdef reduce(int op, x, axis_of_x, keepdims, out, dtype_of_result, where, temper
         joined[axis] = True
         kept = list(x.shape)
         kept[axis] = 1
-        describe(&args, a, (a, y.reshape(kept)), joined)
+        describe(&args, dtype, a, (a, y.reshape(kept)), joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y if ndim > 0 else PyArray_Scalar(&scalar, cnp.PyArray_DESCR(a), None)
 
@@ -365,7 +370,7 @@ def compute(
     memset(joined, 0, sizeof(joined))
     for axis in axes:
         joined[<int>axis] = True
-    describe(&args, a, arrays, joined)
+    describe(&args, dtype, a, arrays, joined)
     if compute_dtype == LONGDOUBLE:
         split_columns(&args)
         args.divisible = False
@@ -589,7 +594,7 @@ cdef void describe_rows(fsm_args *args, ptrdiff_t n, ptrdiff_t size, ptrdiff_t i
         args.operands[o].stride[0] = args.operands[o].across = n * itemsize
 
 
-cdef void describe(fsm_args *args, cnp.ndarray x, tuple arrays, const bint *joined):
+cdef void describe(fsm_args *args, int dtype, cnp.ndarray x, tuple arrays, const bint *joined):
     """The joined axes in C order, the other dimensions in the order in which x lies in memory; both merged where they
     can be. No dimension of x may be 0. `arrays`, in the order of the operands, are 1 long, or as long as x, along the
     joined axes; None where there is none."""
@@ -657,7 +662,8 @@ cdef void describe(fsm_args *args, cnp.ndarray x, tuple arrays, const bint *join
     for o in range(args.used):
         args.operands[o].across = args.operands[o].stride[last] if last >= 0 else 0
     args.columns = 0
-    if last >= 0 and args.shape[last] >= MIN_COLUMNS and side_by_side(args, last, cnp.PyArray_ITEMSIZE(x)):
+    if (last >= 0 and side_by_side(args, last, cnp.PyArray_ITEMSIZE(x))
+            and args.shape[last] >= fewest_columns(args, dtype)):
         args.columns = args.shape[last]
         args.ndim -= 1
 
@@ -677,6 +683,19 @@ cdef bint side_by_side(const fsm_args *args, int d, ptrdiff_t itemsize) noexcept
     """Whether rows along dimension d lie closer to each other than the elements of a row."""
     cdef ptrdiff_t step = magnitude(args.operands[FSM_X].step[args.axes - 1])
     return args.n == 1 or (step != itemsize and magnitude(args.operands[FSM_X].stride[d]) < step)
+
+
+cdef ptrdiff_t fewest_columns(const fsm_args *args, int dtype) noexcept:
+    """So many rows that lie side by side are columns; fewer remain rows. Short ones then fill strips together
+    (csrc/kernels/tile.h), others are gathered one by one. Softmax along axis 1 of float32 (1000, 100, c) takes as
+    columns 6 times as long for c = 8, 2 times for 16, as long for 31; of (200, 1000, c) 3 times for c = 8, as long for
+    16, 0.7 times for 24 (AVX-512, Zen 4)."""
+    cdef ptrdiff_t strip = FSM_STRIP(dtype)
+    if args.n <= FSM_MOST_BLOCKS * strip:
+        return strip
+    if args.n * magnitude(args.operands[FSM_X].step[args.axes - 1]) <= GATHERED_BYTES:
+        return strip // 2 + 1
+    return MIN_COLUMNS
 
 
 cdef void split_columns(fsm_args *args) noexcept:

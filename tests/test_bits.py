@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 from conftest import USABLE_ISAS, running_on
-from contract import FORWARD, NORMALIZERS, call, listed, takes, views
+from contract import FORWARD, NORMALIZERS, STORAGES, call, listed, takes, views
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_same_bits, joined_axes
@@ -226,6 +226,34 @@ def test_axes_order_strides_masks_and_in_place(data):
     if op in NORMALIZERS:
         assert call(op, view, axis, out=view, **options) is view
         assert_same_bits(view, expected)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float64", "float16", "bfloat16", "int16", "swapped float32"])
+def test_short_rows_that_interleave(isa, storage, op):
+    """A tile takes columns from several places along the other dimensions, and may begin or end amid a run of them."""
+    rng = np.random.default_rng(0)
+    for shape in ((600, 2, 1), (50, 10, 3), (70, 3, 2), (9, 33, 31), (40, 64, 7), (3, 100, 15), (2, 3, 5, 4, 3)):
+        x = rng.standard_normal(shape) * 5
+        if storage != "int16":
+            x[0, 0] += 100
+            x[-1, -1] = np.nan
+            x[shape[0] // 2] = -np.inf
+        x = x.astype(STORAGES[storage])
+        mask = rng.random(shape) < 0.7
+        spread = np.zeros((*shape[:-1], 2 * shape[-1]), x.dtype)[..., ::2]
+        spread[...] = x
+        axis = len(shape) - 2
+        for where in (None, mask, mask[..., :1]):
+            options = {} if where is None else {"where": where}
+            whole = None if where is None else np.broadcast_to(where, shape)
+            expected = laid_out_as_rows(op, x, axis, whole)
+            for view in (x, spread, x[:, ::-1][:, ::-1], np.asfortranarray(x)):
+                assert_same_bits(call(op, view, axis, **options), expected, str(shape))
+            if takes(op, "out"):
+                out = np.full_like(np.repeat(expected, 2, -1), 7)
+                call(op, spread, axis, out=out[..., 1::2], **options)
+                assert_same_bits(out[..., 1::2], expected, str(shape))
+                assert np.all(out[..., ::2] == 7)
 
 
 @settings(max_examples=300, deadline=None)

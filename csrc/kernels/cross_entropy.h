@@ -32,7 +32,7 @@ FSM_INLINE_ void FN(c_of_target)(const fsm_args *args, real *c, ptrdiff_t count)
 /* Elements [begin, begin + count) of row r; count <= FSM_CHUNK. */
 static void FN(load_c)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t count, real *c) {
     const fsm_args *args = g->args;
-    const fsm_row row = fsm_row_across(g->row, args, r);
+    const fsm_row row = FN(row_of)(g, r);
     if (!fsm_has_integers(&args->operands[FSM_TARGET]))
         FN(load)(args, FSM_TARGET, row.at[FSM_TARGET], begin, count, c);
     FN(c_of_target)(args, c, count);
@@ -50,7 +50,7 @@ static FN(piece) FN(piece_of_c)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t 
     const ptrdiff_t pitch = PIECE * LANES + LANES, size = sizeof(real);
     real *c = FN(spare_of)(g), weights[PIECE];
     if (!fsm_has_integers(&args->operands[FSM_TARGET]))
-        FN(load_columns)(args, FSM_TARGET, g->row.at[FSM_TARGET], begin, count, g->rows, c, pitch);
+        FN(load_tiles)(g, FSM_TARGET, begin, count, c, pitch);
     if (args->operands[FSM_CLASS_WEIGHT].data)
         FN(load)(args, FSM_CLASS_WEIGHT, g->row.at[FSM_CLASS_WEIGHT], begin, count, weights);
     for (int t = 0; t < g->tiles; t++) {
@@ -76,7 +76,10 @@ typedef struct {
 /* The targets of rows (t = 0), or of tile t. */
 static void FN(targets_of)(const FN(group) * g, int t, int64_t *targets) {
     const fsm_operand *operand = &g->args->operands[FSM_TARGET];
-    fsm_load_integers(operand, FN(start_of)(g, FSM_TARGET, t * LANES), operand->across, FN(entries)(g, t), targets);
+    for (int j = 0, part; j < FN(entries)(g, t); j += part) {
+        part = (int)FN(part_of_tile)(g, t * LANES + j);
+        fsm_load_integers(operand, FN(start_of)(g, FSM_TARGET, t * LANES + j), operand->across, part, targets + j);
+    }
 }
 
 FSM_INLINE_ bool FN(is_ignored)(const fsm_loss *loss, int64_t target) {
@@ -288,12 +291,10 @@ static void FN(c_sum_columns)(const FN(group) * g, const FN(log_state) * states,
 /* Stores the losses of tile t: NaN for rows without a sum, 0 for those that do not count. */
 static void FN(store_losses)(const FN(group) * g, int t, const FN(log_state) * s, const bool *ignored,
                              const double *losses) {
-    const ptrdiff_t across = g->args->operands[FSM_LOSS].across;
-    char *to = FN(start_of)(g, FSM_LOSS, t * LANES);
-    for (int j = 0; j < FN(entries)(g, t); j++, to += across) {
+    for (int j = 0; j < FN(entries)(g, t); j++) {
         const bool none = s->flags[j] || !isfinite(s->max[j]) || isnan(losses[j]);
         const double loss = ignored[j] ? 0 : none ? NAN : losses[j];
-        memcpy(to, &loss, sizeof loss);
+        memcpy(FN(start_of)(g, FSM_LOSS, t * LANES + j), &loss, sizeof loss);
     }
 }
 
@@ -386,7 +387,7 @@ static void FN(cross_entropy_rows)(const FN(group) * g) {
     }
     FN(group) part = *g;
     for (ptrdiff_t r = 0; r < g->rows; r += part.rows) {
-        part.row = fsm_row_across(g->row, args, r);
+        part.row = FN(row_of)(g, r);
         part.rows = 1;
         while (r + part.rows < g->rows && ignored[r + part.rows] == ignored[r])
             part.rows++;
@@ -450,7 +451,6 @@ static void FN(cross_entropy)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t e
                            .room = FN(has_c)(args) ? SPARE_AT : LOG_ROOM,
                            .tiles = LOG_TILES,
                            .most_rows = LANES,
-                           .longest = MOST_BLOCKS * LANES,
                            .short_rows = FN(has_c)(args) ? NULL : IF_PARTS_PAY(FN(cross_entropy_short_rows)),
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(cross_entropy_rows), FN(cross_entropy_columns));

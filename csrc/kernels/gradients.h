@@ -176,7 +176,7 @@ FSM_INLINE void FN(gradient_blocks)(vec *grad, vec *saved, const int count, FN(g
 /* The sum over row or column r. */
 FSM_OUTLINE_ double FN(plain_sum)(const FN(group) * g, ptrdiff_t r, FN(gradient) of) {
     const fsm_args *args = g->args;
-    const fsm_row row = fsm_row_across(g->row, args, r);
+    const fsm_row row = FN(row_of)(g, r);
     real grad[FSM_CHUNK], saved[FSM_CHUNK];
     fsm_sum sum = {0, 0};
     for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
@@ -243,7 +243,7 @@ FSM_INLINE_ const real *FN(chunk_of)(const FN(group) * g, int which, bool ready,
         return FN(in_place)(g, which, r, begin);
     if (again && g->args->n <= FSM_CHUNK)
         return room;
-    FN(load)(g->args, which, fsm_row_across(g->row, g->args, r).at[which], begin, count, room);
+    FN(load)(g->args, which, FN(row_of)(g, r).at[which], begin, count, room);
     return room;
 }
 
@@ -346,7 +346,7 @@ FSM_INLINE void FN(gradient_chunks)(const FN(group) * g, const FN(gradient_sweep
         else
             FN(plain_results)(grad, saved, y, count, sweep->total, args->temperature, of);
         if (!g->y_ready)
-            FN(store)(args, FSM_Y, fsm_row_across(g->row, args, r).at[FSM_Y], c, count, y);
+            FN(store)(args, FSM_Y, FN(row_of)(g, r).at[FSM_Y], c, count, y);
     }
 }
 
@@ -413,7 +413,7 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
         FN(reach) reach = FN(reach_of_none)();
         for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
             const vec zero = vec_set1(0), one = vec_set1(1);
-            vec a[MOST_BLOCKS] = {zero, zero, zero, zero}, b[MOST_BLOCKS] = {one, one, one, one};
+            vec a[FSM_MOST_BLOCKS] = {zero, zero, zero, zero}, b[FSM_MOST_BLOCKS] = {one, one, one, one};
             FSM_UNROLL
             for (int k = 0; k < blocks; k++) {
                 a[k] = FN(load_short_block)(grad, batch, r, k, 0);
@@ -439,7 +439,7 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
         FN(gradient_plan) plan = FN(gradient_plan_of)(vec_set1(0), reach, g->beta);
         real *results = FN(batch_results)(g, first, batch, room);
         for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
-            vec a[MOST_BLOCKS], b[MOST_BLOCKS];
+            vec a[FSM_MOST_BLOCKS], b[FSM_MOST_BLOCKS];
             FSM_UNROLL
             for (int k = 0; k < blocks; k++) {
                 a[k] = FN(load_short_block)(grad, batch, r, k, 0);
@@ -469,7 +469,7 @@ static FN(piece)
     if (FN(lies_in_tiles)(g, which))
         return FN(piece_in_place)(g, which, begin, count);
     if (!again || g->args->n > PIECE)
-        FN(load_columns)(g->args, which, g->row.at[which], begin, count, g->rows, room, g->pitch);
+        FN(load_tiles)(g, which, begin, count, room, g->pitch);
     return (FN(piece)){(char *)room, LANES * sizeof(real), g->pitch * (ptrdiff_t)sizeof(real), count};
 }
 
@@ -601,7 +601,7 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
             for (int t = 0; t < g->tiles; t++)
                 FN(gradient_tile)(grad, saved, y, t, i, 1, &columns[t], args->temperature, of);
         if (!in_place)
-            FN(store_columns)(args, FSM_Y, g->row.at[FSM_Y], c, count, g->rows, grad_room, g->pitch);
+            FN(store_tiles)(g, c, count, grad_room);
     }
 }
 
@@ -612,7 +612,6 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
                 .room = GRADIENT_ROOM,                                                                                 \
                 .tiles = GRADIENT_TILES,                                                                               \
                 .most_rows = PTRDIFF_MAX,                                                                              \
-                .longest = MOST_BLOCKS * LANES,                                                                        \
                 .short_rows = IF_PARTS_PAY(of_short),                                                                  \
                 .in_line = BIT(FSM_X) | BIT(FSM_SAVED) | BIT(FSM_Y)})
 

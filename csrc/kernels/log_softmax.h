@@ -216,7 +216,6 @@ static void FN(log_softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end
                            .room = LOG_ROOM,
                            .tiles = LOG_TILES,
                            .most_rows = LANES,
-                           .longest = MOST_BLOCKS * LANES,
                            .short_rows = IF_PARTS_PAY(FN(log_softmax_short_rows)),
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(log_softmax_rows), FN(log_softmax_columns));

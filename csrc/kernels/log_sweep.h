@@ -26,7 +26,7 @@ static void FN(join_weights)(real *x, real *w, ptrdiff_t count) {
 
 /* Loads the weights w of a row whose x is loaded. */
 static void FN(load_weights)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t count, real *x, real *w) {
-    const fsm_row row = fsm_row_across(g->row, g->args, r);
+    const fsm_row row = FN(row_of)(g, r);
     FN(load)(g->args, FSM_WEIGHT, row.at[FSM_WEIGHT], begin, count, w);
     if (g->args->operands[FSM_MASK].data)
         FN(blank)(g->args, row.at[FSM_MASK], begin, count, w, w, 0);
@@ -37,9 +37,9 @@ static void FN(load_weights)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, 
 static void FN(load_weighted_columns)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
     real *x = FN(in_scratch)(g, 0, begin), *w = x + SPARE_AT;
     FN(load_group)(g, begin, count);
-    FN(load_columns)(g->args, FSM_WEIGHT, g->row.at[FSM_WEIGHT], begin, count, g->rows, w, g->pitch);
+    FN(load_tiles)(g, FSM_WEIGHT, begin, count, w, g->pitch);
     if (g->args->operands[FSM_MASK].data)
-        FN(blank_columns)(g->args, g->row.at[FSM_MASK], begin, count, g->rows, w, g->pitch, 0);
+        FN(blank_tiles)(g, begin, count, w, 0);
     for (int t = 0; t < g->tiles; t++)
         FN(join_weights)(x + t * g->pitch, w + t * g->pitch, count * LANES);
 }
@@ -385,7 +385,7 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, const 
     vec_store(k, FN(exp_frame_k)(&frame));
     bool careful = g->beta.scaled;
     for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
-        vec a[MOST_BLOCKS], least = vec_set1(MIN_NORMAL);
+        vec a[FSM_MOST_BLOCKS], least = vec_set1(MIN_NORMAL);
         const vec of_rows = vec_set_parts(max + r, parts);
         FSM_UNROLL
         for (int i = 0; i < blocks; i++) {
@@ -416,9 +416,9 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, const 
         e[r * width + at[r]] = 0;
     }
     for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
-        vec a[MOST_BLOCKS];
+        vec a[FSM_MOST_BLOCKS];
         FSM_UNROLL
-        for (int i = 0; i < MOST_BLOCKS; i++)
+        for (int i = 0; i < FSM_MOST_BLOCKS; i++)
             a[i] = i < blocks ? vec_load(e + r * width + i * LANES) : vec_set1(0);
         const vec sum = blocks == 1 ? a[0] : FN(add_four)(a[0], a[1], a[2], a[3]);
         vec_acc_fold_parts(vec_acc_of(sum), parts, hi + r, lo + r);

@@ -7,7 +7,7 @@ static void FN(logmeanexp_finish)(const FN(group) * g, int t, const FN(log_state
     double results[LANES], tails[LANES];
     FN(log_tails)(s, entries, tails);
     for (int j = 0; j < entries; j++) {
-        const fsm_row row = fsm_row_across(g->row, g->args, t * LANES + j);
+        const fsm_row row = FN(row_of)(g, t * LANES + j);
         const double count = (double)FN(count_parts)(g->args, &row);
         const double u = (s->others[j].hi + s->others[j].lo) / s->e[j];
         const double tail = 1 + u > count / 2 ? fsm_log1p((u - (count - 1)) / count) : tails[j] - fsm_log(count);

@@ -88,7 +88,6 @@ static void FN(logsumexp_grad)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t 
                            .room = LOG_ROOM,
                            .tiles = LOG_TILES,
                            .most_rows = LANES,
-                           .longest = MOST_BLOCKS * LANES,
                            .short_rows = saved ? NULL : IF_PARTS_PAY(FN(logsumexp_grad_short_rows)),
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(logsumexp_grad_rows), FN(logsumexp_grad_columns));

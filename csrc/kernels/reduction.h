@@ -11,7 +11,10 @@ FSM_OUTLINE_ void FN(store_reduced)(const FN(group) * g, int which, int t, const
         if (isnan(results[j]))
             memcpy(&values[j], &nan_bits, sizeof nan_bits);
     }
-    FN(store_across)(operand, g->row.at[which] + t * LANES * operand->across, operand->across, count, values);
+    for (int j = 0, part; j < count; j += part) {
+        part = (int)FN(part_of_tile)(g, t * LANES + j);
+        FN(store_across)(operand, FN(start_of)(g, which, t * LANES + j), operand->across, part, values + j);
+    }
 }
 
 /* Walks through the groups of a reduction. `finish` stores the results of tile t, or of rows, from their state. */
@@ -39,9 +42,4 @@ FSM_INLINE void FN(reduce_columns)(const FN(group) * g, FN(log_kind) kind, FN(lo
 }
 
 #define REDUCTION_PLAN                                                                                                 \
-    ((FN(plan)){.hold_rows = false,                                                                                    \
-                .room = LOG_ROOM,                                                                                      \
-                .tiles = LOG_TILES,                                                                                    \
-                .most_rows = LANES,                                                                                    \
-                .longest = MOST_BLOCKS * LANES,                                                                        \
-                .in_line = BIT(FSM_X)})
+    ((FN(plan)){.hold_rows = false, .room = LOG_ROOM, .tiles = LOG_TILES, .most_rows = LANES, .in_line = BIT(FSM_X)})

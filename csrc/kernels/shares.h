@@ -73,7 +73,7 @@ static void FN(shares_and_c_of)(FN(shares) * s, const FN(log_state) * of, const 
 /* Row r of y, which is +-softmax(x), times infinity. */
 static void FN(times_infinity)(const FN(group) * g, ptrdiff_t r) {
     const fsm_args *args = g->args;
-    const fsm_row row = fsm_row_across(g->row, args, r);
+    const fsm_row row = FN(row_of)(g, r);
     const real_bits nan_bits = QUIET_NAN_BITS;
     real chunk[FSM_CHUNK];
     if (FN(stream_of)(g))

@@ -19,11 +19,8 @@
  *   logsumexp                                      0.70         0.78
  *   cross_entropy_with_grad                        0.52         0.86 */
 
-/* Blocks of a row, at most: its sum then is a single step of each lane (passes.h). Rows of three take four. */
-#define MOST_BLOCKS 4
-
 /* Numbers that a batch may take: a row may need so many, and what is next to its lanes may be looked at. */
-#define BATCH_ROOM (MOST_BLOCKS * (LANES + 1) * LANES)
+#define BATCH_ROOM (FSM_MOST_BLOCKS * (LANES + 1) * LANES)
 
 /* `rows` rows of n elements, `parts` of which share a block, or of which each takes so many `blocks`. */
 typedef struct {
@@ -152,7 +149,7 @@ FSM_INLINE_ real *FN(batch_results)(const FN(group) * g, ptrdiff_t first, FN(bat
             enum { parts = 1, blocks = 2 };                                                                            \
             statement;                                                                                                 \
         } else {                                                                                                       \
-            enum { parts = 1, blocks = MOST_BLOCKS };                                                                  \
+            enum { parts = 1, blocks = FSM_MOST_BLOCKS };                                                              \
             statement;                                                                                                 \
         }                                                                                                              \
     } while (0)

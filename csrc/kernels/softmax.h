@@ -166,7 +166,7 @@ FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta)
             frame.low = vec_set_parts(terms->low + r, batch.parts);
         }
         const vec zero = vec_set1(0);
-        vec a[MOST_BLOCKS] = {zero, zero, zero, zero}, least = vec_set1(MIN_NORMAL);
+        vec a[FSM_MOST_BLOCKS] = {zero, zero, zero, zero}, least = vec_set1(MIN_NORMAL);
         FSM_UNROLL
         for (int k = 0; k < batch.blocks; k++) {
             a[k] = FN(load_short_block)(x, batch, r, k, -(real)INFINITY);
@@ -735,7 +735,6 @@ static void FN(softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
                            .tiles = SOFTMAX_TILES,
                            .most_rows = PTRDIFF_MAX,
                            .survey = &survey,
-                           .longest = MOST_BLOCKS * LANES,
                            .short_rows = IF_PARTS_PAY(FN(softmax_short_rows)),
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(softmax_rows), FN(softmax_columns));

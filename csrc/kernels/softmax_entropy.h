@@ -12,7 +12,7 @@ static void FN(softmax_entropy_finish)(const FN(group) * g, int t, const FN(log_
         if (s->flags[j]) {
             results[j] = NAN;
         } else if (s->max[j] == -INFINITY) {
-            const fsm_row row = fsm_row_across(g->row, g->args, t * LANES + j);
+            const fsm_row row = FN(row_of)(g, t * LANES + j);
             results[j] = FN(count_parts)(g->args, &row) > 0 ? NAN : 0;
         }
     }

@@ -17,14 +17,16 @@
 
 typedef struct {
     const fsm_args *args;
-    fsm_row row;     /* the first */
-    ptrdiff_t rows;  /* or columns */
-    bool columns;    /* side by side, or short rows taken as such */
-    int tiles;       /* of columns */
-    bool x_ready;    /* a row of x lies as n contiguous numbers */
-    bool y_ready;    /* and one of y */
-    bool held;       /* whole rows are in the scratch */
-    ptrdiff_t pitch; /* in the scratch, from one row or tile to the next */
+    fsm_row row;         /* the first */
+    ptrdiff_t rows;      /* or columns */
+    bool columns;        /* side by side, or rows taken as such */
+    int tiles;           /* of columns */
+    const fsm_row *runs; /* if the rows go beyond the end of the last dimension, where each run along it begins ... */
+    ptrdiff_t skipped;   /* ... and the rows of the first that are not in the group; else NULL */
+    bool x_ready;        /* a row of x lies as n contiguous numbers */
+    bool y_ready;        /* and one of y */
+    bool held;           /* whole rows are in the scratch */
+    ptrdiff_t pitch;     /* in the scratch, from one row or tile to the next */
     real *scratch;
     FN(beta) beta;       /* of args->temperature */
     bool *survey;        /* from group to group (softmax_columns) */
@@ -36,14 +38,26 @@ FSM_INLINE_ real *FN(in_scratch)(const FN(group) * g, ptrdiff_t t, ptrdiff_t i) 
     return g->scratch + t * g->pitch + (g->held ? i * (g->columns ? LANES : 1) : 0);
 }
 
-/* Where row or column r of an operand begins. */
+/* Where row or column r begins. */
+static fsm_row FN(row_of)(const FN(group) * g, ptrdiff_t r) {
+    if (!g->runs)
+        return fsm_row_across(g->row, g->args, r);
+    const ptrdiff_t run = g->args->shape[g->args->ndim - 1];
+    return fsm_row_across(g->runs[(g->skipped + r) / run], g->args, (g->skipped + r) % run);
+}
+
+/* The same of one operand. */
 FSM_INLINE_ char *FN(start_of)(const FN(group) * g, int which, ptrdiff_t r) {
-    return g->row.at[which] + r * g->args->operands[which].across;
+    const ptrdiff_t across = g->args->operands[which].across;
+    if (!g->runs)
+        return g->row.at[which] + r * across;
+    const ptrdiff_t run = g->args->shape[g->args->ndim - 1];
+    return g->runs[(g->skipped + r) / run].at[which] + (g->skipped + r) % run * across;
 }
 
 /* Element i of row r, where it lies ready. */
 FSM_INLINE_ real *FN(in_place)(const FN(group) * g, int which, ptrdiff_t r, ptrdiff_t i) {
-    return (real *)FN(start_of)(g, which, r) + i;
+    return (real *)(g->row.at[which] + r * g->args->operands[which].across) + i;
 }
 
 /* Whether a row's numbers can be read, or written, where they lie. */
@@ -96,6 +110,57 @@ FSM_INLINE_ int FN(entries)(const FN(group) * g, int t) {
     return left < LANES ? (int)left : LANES;
 }
 
+/* Columns of a tile, from column r of the group on, that lie `across` apart. */
+FSM_INLINE_ ptrdiff_t FN(part_of_tile)(const FN(group) * g, ptrdiff_t r) {
+    const ptrdiff_t left = FN(entries)(g, (int)(r / LANES)) - r % LANES;
+    if (!g->runs)
+        return left;
+    const ptrdiff_t run = g->args->shape[g->args->ndim - 1], of_run = run - (g->skipped + r) % run;
+    return left < of_run ? left : of_run;
+}
+
+/* Elements [begin, begin + count) of an operand's columns, as tiles that are `pitch` apart (load_columns). */
+static void FN(load_tiles)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count, real *to,
+                           ptrdiff_t pitch) {
+    if (!g->runs) {
+        FN(load_columns)(g->args, which, g->row.at[which], begin, count, g->rows, to, pitch);
+        return;
+    }
+    for (ptrdiff_t i = 0; g->rows % LANES && i < count; i++)
+        vec_store(to + g->rows / LANES * pitch + i * LANES, vec_set1(1));
+    for (ptrdiff_t r = 0, part; r < g->rows; r += part) {
+        part = FN(part_of_tile)(g, r);
+        FN(load_part)(g->args, which, FN(start_of)(g, which, r), begin, count, part,
+                      to + r / LANES * pitch + r % LANES);
+    }
+}
+
+/* `blank` instead of what takes no part. */
+static void FN(blank_tiles)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count, real *x, real blank) {
+    if (!g->runs) {
+        FN(blank_columns)(g->args, g->row.at[FSM_MASK], begin, count, g->rows, x, g->pitch, blank);
+        return;
+    }
+    for (ptrdiff_t r = 0, part; r < g->rows; r += part) {
+        part = FN(part_of_tile)(g, r);
+        FN(blank_columns)(g->args, FN(start_of)(g, FSM_MASK, r), begin, count, part,
+                          x + r / LANES * g->pitch + r % LANES, 0, blank);
+    }
+}
+
+/* The reverse of load_tiles(). */
+static void FN(store_tiles)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count, const real *from) {
+    if (!g->runs) {
+        FN(store_columns)(g->args, FSM_Y, g->row.at[FSM_Y], begin, count, g->rows, from, g->pitch);
+        return;
+    }
+    for (ptrdiff_t r = 0, part; r < g->rows; r += part) {
+        part = FN(part_of_tile)(g, r);
+        FN(store_part)(g->args, FSM_Y, FN(start_of)(g, FSM_Y, r), begin, count, part,
+                       from + r / LANES * g->pitch + r % LANES);
+    }
+}
+
 /* Caps `count` logits. */
 static void FN(cap)(const fsm_args *args, real *x, ptrdiff_t count) {
     const double cap = args->loss.softcap;
@@ -109,15 +174,15 @@ FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t
     const bool masked = args->operands[FSM_MASK].data;
     real *to = FN(in_scratch)(g, 0, begin);
     if (g->columns) {
-        FN(load_columns)(args, FSM_X, g->row.at[FSM_X], begin, count, g->rows, to, g->pitch);
+        FN(load_tiles)(g, FSM_X, begin, count, to, g->pitch);
         if (masked)
-            FN(blank_columns)(args, g->row.at[FSM_MASK], begin, count, g->rows, to, g->pitch, -(real)INFINITY);
+            FN(blank_tiles)(g, begin, count, to, -(real)INFINITY);
     } else if (!masked && count == args->n && FN(lies_in_one)(g, FSM_X)) {
         FN(load)(args, FSM_X, g->row.at[FSM_X], 0, g->rows * count, to);
     } else {
         const bool in_place = masked && FN(lies_ready)(args, FSM_X);
         for (ptrdiff_t r = 0; r < g->rows; r++, to += g->pitch) {
-            const fsm_row row = fsm_row_across(g->row, args, r);
+            const fsm_row row = FN(row_of)(g, r);
             if (!in_place)
                 FN(load)(args, FSM_X, row.at[FSM_X], begin, count, to);
             if (masked)
@@ -137,12 +202,12 @@ FSM_OUTLINE_ void FN(store_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_
     const fsm_args *args = g->args;
     const real *from = FN(in_scratch)(g, 0, begin);
     if (g->columns)
-        FN(store_columns)(args, FSM_Y, g->row.at[FSM_Y], begin, count, g->rows, from, g->pitch);
+        FN(store_tiles)(g, begin, count, from);
     else if (count == args->n && FN(lies_in_one)(g, FSM_Y))
         FN(store)(args, FSM_Y, g->row.at[FSM_Y], 0, g->rows * count, from);
     else
         for (ptrdiff_t r = 0; r < g->rows; r++)
-            FN(store)(args, FSM_Y, fsm_row_across(g->row, args, r).at[FSM_Y], begin, count, from + r * g->pitch);
+            FN(store)(args, FSM_Y, FN(row_of)(g, r).at[FSM_Y], begin, count, from + r * g->pitch);
 }
 
 /* How many elements of a row take part. */
@@ -163,7 +228,7 @@ static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_row *row) {
 /* Stores `bits` all along a row, or column, but `blank` where an element takes no part. */
 static void FN(fill)(const FN(group) * g, ptrdiff_t r, real_bits bits, real blank) {
     const fsm_args *args = g->args;
-    const fsm_row row = fsm_row_across(g->row, args, r);
+    const fsm_row row = FN(row_of)(g, r);
     real chunk[FSM_CHUNK];
     if (FN(stream_of)(g))
         FN(stream_flush)(g->stream);
@@ -180,7 +245,7 @@ static void FN(fill)(const FN(group) * g, ptrdiff_t r, real_bits bits, real blan
 /* The result of a row without one: all -inf gives `blank` if that is asked for or nothing takes part; else all that
  * takes part is the one NaN that results hold: propagated ones differ between CPUs. */
 static void FN(fill_row)(const FN(group) * g, ptrdiff_t r, bool all_neg_inf, real blank) {
-    const fsm_row row = fsm_row_across(g->row, g->args, r);
+    const fsm_row row = FN(row_of)(g, r);
     real_bits bits;
     memcpy(&bits, &blank, sizeof bits);
     if (!all_neg_inf || (!g->args->zero_if_all_neg_inf && FN(count_parts)(g->args, &row) > 0))
@@ -279,7 +344,7 @@ FSM_INLINE_ bool FN(lies_side_by_side)(const fsm_args *args, int which) {
 
 /* Whether the numbers of an operand are a piece where they lie. */
 FSM_INLINE_ bool FN(lies_in_tiles)(const FN(group) * g, int which) {
-    return g->rows == (ptrdiff_t)g->tiles * LANES && FN(lies_side_by_side)(g->args, which);
+    return !g->runs && g->rows == (ptrdiff_t)g->tiles * LANES && FN(lies_side_by_side)(g->args, which);
 }
 
 FSM_INLINE_ FN(piece) FN(piece_in_place)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count) {
@@ -310,9 +375,8 @@ typedef struct {
     ptrdiff_t tiles;     /* of columns: at most */
     ptrdiff_t most_rows; /* in a group that needs no scratch */
     bool *survey;        /* for the groups */
-    void (*short_rows)(const FN(group) *); /* for rows of up to `longest` elements that lie in line, or NULL */
-    ptrdiff_t longest;
-    unsigned in_line; /* these operands, by BIT() */
+    void (*short_rows)(const FN(group) *); /* for those that lie in line, or NULL */
+    unsigned in_line;                      /* these operands, by BIT() */
 } FN(plan);
 
 /* Tiles in the scratch: numbers from one to the next, and how many fit. They are a block apart, so that the same
@@ -370,23 +434,62 @@ static void FN(each_group_of_strips)(FN(group) g, ptrdiff_t begin, ptrdiff_t end
     }
 }
 
-/* Walks through units [begin, end), group by group. Rows of up to a block go to plan.short_rows if they lie in line. If
- * they do not, those that would not fill a block are taken as columns, if there are enough of them: (100000, 10)
- * float32 softmax then takes 1.3 ns an element, row by row 3.0 (AVX-512, Zen 5). */
+/* Runs of rows that may be columns of one group. */
+#define MOST_RUNS 256
+
+/* Whether rows that follow each other along the last dimension lie closer than the elements of each. */
+FSM_INLINE_ bool FN(rows_interleave)(const fsm_args *args) {
+    const fsm_operand *x = &args->operands[FSM_X];
+    const ptrdiff_t step = x->step[args->axes - 1], size = fsm_size_of[x->storage];
+    return args->ndim > 0 && step != size && (x->across < 0 ? -x->across : x->across) < (step < 0 ? -step : step);
+}
+
+/* Walks through rows [begin, end), group by group, as columns. */
+static void FN(each_group_of_turned)(FN(group) g, ptrdiff_t begin, ptrdiff_t end, FN(plan) plan,
+                                     void (*columns)(const FN(group) *)) {
+    const fsm_args *args = g.args;
+    const ptrdiff_t along = args->shape[args->ndim - 1];
+    const ptrdiff_t fit = FN(lay_tiles)(&g, plan, fsm_strips(end - begin, LANES)) * LANES;
+    const ptrdiff_t most = fit < (MOST_RUNS - 1) * along ? fit : (MOST_RUNS - 1) * along;
+    fsm_row runs[MOST_RUNS];
+    fsm_cursor cursor;
+    fsm_cursor_to(&cursor, args, begin);
+    for (ptrdiff_t unit = begin; unit < end; unit += g.rows) {
+        g.rows = end - unit < most ? end - unit : most;
+        g.tiles = (int)fsm_strips(g.rows, LANES);
+        g.row = cursor.row;
+        g.skipped = cursor.index[args->ndim - 1];
+        g.runs = g.skipped + g.rows > along ? runs : NULL;
+        runs[0] = fsm_row_across(cursor.row, args, -g.skipped);
+        for (ptrdiff_t left = g.rows, run = 0; left > 0; run++) {
+            const ptrdiff_t here = along - cursor.index[args->ndim - 1], count = here < left ? here : left;
+            if (run > 0)
+                runs[run] = cursor.row;
+            fsm_cursor_advance(&cursor, args, count);
+            left -= count;
+        }
+        columns(&g);
+    }
+}
+
+/* Walks through units [begin, end), group by group. Short rows go to plan.short_rows if they lie in line. If they do
+ * not, those that would not fill a block, and those that interleave, are taken as columns, if there are enough of them:
+ * (100000, 10) float32 softmax then takes 1.3 ns an element, row by row 3.0 (AVX-512, Zen 5). */
 FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
                                  void (*rows)(const FN(group) *), void (*columns)(const FN(group) *)) {
     const bool plain = FN(x_is_plain)(args) && !args->operands[FSM_WEIGHT].data;
+    const bool short_rows = !args->columns && args->n <= FSM_MOST_BLOCKS * LANES;
+    const bool in_line = plan.short_rows && short_rows && end - begin > 1 && FN(rows_in_line)(args, plan.in_line);
+    const bool turned =
+        !in_line && short_rows && end - begin >= LANES / 2 && (args->n < LANES || FN(rows_interleave)(args));
     const int last = args->ndim - 1;
-    const ptrdiff_t along = last >= 0 ? args->shape[last] : 1;
-    const bool in_line = plan.short_rows && !args->columns && args->n <= plan.longest && end - begin > 1 &&
-                         FN(rows_in_line)(args, plan.in_line);
-    const bool turned = !in_line && !args->columns && args->n < LANES && along >= LANES;
     FN(stream) stream;
     stream.held = 0;
     FN(group) g;
     g.args = args;
     g.columns = args->columns || turned;
     g.tiles = 1;
+    g.runs = NULL;
     g.x_ready = FN(lies_ready)(args, FSM_X) && plain;
     g.y_ready = args->operands[FSM_Y].data && FN(lies_ready)(args, FSM_Y);
     g.scratch = scratch;
@@ -397,18 +500,20 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
         FN(each_group_of_strips)(g, begin, end, plan, columns);
         return;
     }
-    const ptrdiff_t most = turned ? FN(lay_tiles)(&g, plan, fsm_strips(along, LANES)) * LANES : FN(lay_rows)(&g, plan);
+    if (turned) {
+        FN(each_group_of_turned)(g, begin, end, plan, columns);
+        return;
+    }
+    const ptrdiff_t most = FN(lay_rows)(&g, plan);
     fsm_cursor cursor;
     fsm_cursor_to(&cursor, args, begin);
     for (ptrdiff_t unit = begin; unit < end; unit += g.rows) {
-        const ptrdiff_t left = last >= 0 ? along - cursor.index[last] : 1;
+        const ptrdiff_t left = last >= 0 ? args->shape[last] - cursor.index[last] : 1;
         g.rows = left < end - unit ? left : end - unit;
         if (g.rows > most)
             g.rows = most;
         g.row = cursor.row;
-        if (turned)
-            g.tiles = (int)fsm_strips(g.rows, LANES);
-        (in_line ? plan.short_rows : turned ? columns : rows)(&g);
+        (in_line ? plan.short_rows : rows)(&g);
         fsm_cursor_advance(&cursor, args, g.rows);
     }
     if (FN(stream_of)(&g)) {
