@@ -14,6 +14,8 @@
 #define vec_stream_end     vf32_stream_end
 #define vec_load_f16       vf32_load_f16
 #define vec_store_f16      vf32_store_f16
+#define vec_load_bf16      vf32_load_bf16
+#define vec_store_bf16     vf32_store_bf16
 #define vec_set1           vf32_set1
 #define vec_add            vf32_add
 #define vec_sub            vf32_sub
@@ -53,8 +55,7 @@
 #define real_bits      uint32_t
 
 /* load.h, store.h */
-#define STORED_REAL         FSM_STORAGE_f32
-#define ROUND_TO_ODD_F32(a) (a)
+#define STORED_REAL FSM_STORAGE_f32
 
 /* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^120 until they are finished. */
 #define ROUND_TO_INT        0x1.8p23f /* added to a number, leaves its integer in the low bits */

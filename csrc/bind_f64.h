@@ -16,6 +16,8 @@
 #define vec_stream_end     vf64_stream_end
 #define vec_load_f16       vf64_load_f16
 #define vec_store_f16      vf64_store_f16
+#define vec_load_bf16      vf64_load_bf16
+#define vec_store_bf16     vf64_store_bf16
 #define vec_set1           vf64_set1
 #define vec_add            vf64_add
 #define vec_sub            vf64_sub
@@ -55,8 +57,7 @@
 #define real_bits      uint64_t
 
 /* load.h, store.h */
-#define STORED_REAL         FSM_STORAGE_f64
-#define ROUND_TO_ODD_F32(a) fsm_f64_to_f32_odd(a)
+#define STORED_REAL FSM_STORAGE_f64
 
 /* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^320 until they are finished. */
 #define ROUND_TO_INT        0x1.8p52 /* added to a number, leaves its integer in the low bits */

@@ -1,23 +1,22 @@
 /* Loaders: elements of any storage, byte order, stride and mask, as contiguous numbers of the compute type. */
 
 /* `count` halves at `from`. */
-static void FN(convert_f16)(const char *from, ptrdiff_t count, real *to) {
-    uint16_t bits[LANES] = {0};
-    for (; count >= LANES; count -= LANES, from += sizeof bits, to += LANES)
-        vec_store(to, vec_load_f16((const uint16_t *)from));
-    if (count > 0) {
-        memcpy(bits, from, (size_t)count * sizeof *bits);
-        vec_store_n(to, count, vec_load_f16(bits));
+#define HALF(name)                                                                                                     \
+    static void FN(convert_##name)(const char *from, ptrdiff_t count, real *to) {                                      \
+        uint16_t bits[LANES] = {0};                                                                                    \
+        for (; count >= LANES; count -= LANES, from += sizeof bits, to += LANES)                                       \
+            vec_store(to, vec_load_##name((const uint16_t *)from));                                                    \
+        if (count > 0) {                                                                                               \
+            memcpy(bits, from, (size_t)count * sizeof *bits);                                                          \
+            vec_store_n(to, count, vec_load_##name(bits));                                                             \
+        }                                                                                                              \
     }
-}
-
-static void FN(convert_bf16)(const char *from, ptrdiff_t count, real *to) {
-    for (ptrdiff_t i = 0; i < count; i++) {
-        uint16_t bits;
-        memcpy(&bits, from + i * (ptrdiff_t)sizeof bits, sizeof bits);
-        to[i] = fsm_bf16_to_f32(bits);
-    }
-}
+#define FLOAT(name, type)
+#define INTEGER(name, type)
+#include "storage.def"
+#undef HALF
+#undef FLOAT
+#undef INTEGER
 
 /* `count` numbers side by side at `from`, in the machine's byte order. */
 FSM_OUTLINE_ void FN(convert)(int storage, const char *from, ptrdiff_t count, real *to) {
@@ -147,7 +146,7 @@ FSM_INLINE_ void FN(load_block)(const fsm_operand *operand, const char *from, re
     else if (kind == FN(F16))
         vec_store(to, vec_load_f16((const uint16_t *)from));
     else if (kind == FN(BF16))
-        FN(convert_bf16)(from, LANES, to);
+        vec_store(to, vec_load_bf16((const uint16_t *)from));
     else
         FN(load_across)(operand, from, operand->across, LANES, to);
 }

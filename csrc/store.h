@@ -1,21 +1,21 @@
 /* Storers: the way back from contiguous numbers of the compute type. What is stored is rounded once. */
 
-static void FN(unconvert_f16)(const real *from, ptrdiff_t count, char *to) {
-    uint16_t bits[LANES];
-    for (; count >= LANES; count -= LANES, from += LANES, to += sizeof bits)
-        vec_store_f16((uint16_t *)to, vec_load(from));
-    if (count > 0) {
-        vec_store_f16(bits, vec_load_n(from, count, 0));
-        memcpy(to, bits, (size_t)count * sizeof *bits);
+#define HALF(name)                                                                                                     \
+    static void FN(unconvert_##name)(const real *from, ptrdiff_t count, char *to) {                                    \
+        uint16_t bits[LANES];                                                                                          \
+        for (; count >= LANES; count -= LANES, from += LANES, to += sizeof bits)                                       \
+            vec_store_##name((uint16_t *)to, vec_load(from));                                                          \
+        if (count > 0) {                                                                                               \
+            vec_store_##name(bits, vec_load_n(from, count, 0));                                                        \
+            memcpy(to, bits, (size_t)count * sizeof *bits);                                                            \
+        }                                                                                                              \
     }
-}
-
-static void FN(unconvert_bf16)(const real *from, ptrdiff_t count, char *to) {
-    for (ptrdiff_t i = 0; i < count; i++) {
-        const uint16_t bits = fsm_f32_to_bf16(ROUND_TO_ODD_F32(from[i]));
-        memcpy(to + i * (ptrdiff_t)sizeof bits, &bits, sizeof bits);
-    }
-}
+#define FLOAT(name, type)
+#define INTEGER(name, type)
+#include "storage.def"
+#undef HALF
+#undef FLOAT
+#undef INTEGER
 
 /* `count` numbers, side by side at `to` in the machine's byte order. */
 FSM_OUTLINE_ void FN(unconvert)(int storage, const real *from, ptrdiff_t count, char *to) {
@@ -79,7 +79,7 @@ FSM_INLINE_ void FN(store_block)(const fsm_operand *operand, char *to, const rea
     else if (kind == FN(F16))
         vec_store_f16((uint16_t *)to, vec_load(from));
     else if (kind == FN(BF16))
-        FN(unconvert_bf16)(from, LANES, to);
+        vec_store_bf16((uint16_t *)to, vec_load(from));
     else
         FN(store_across)(operand, to, operand->across, LANES, from);
 }

@@ -13,6 +13,8 @@
 #undef vec_stream_end
 #undef vec_load_f16
 #undef vec_store_f16
+#undef vec_load_bf16
+#undef vec_store_bf16
 #undef vec_set1
 #undef vec_add
 #undef vec_sub
@@ -49,7 +51,6 @@
 #undef QUIET_NAN_BITS
 #undef real_bits
 #undef STORED_REAL
-#undef ROUND_TO_ODD_F32
 #undef ROUND_TO_INT
 #undef LOWEST
 #undef EXP_SCALE

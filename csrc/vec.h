@@ -17,11 +17,13 @@ FSM_INLINE void vec_stream(real *p, vec a); /* past the caches where FSM_STREAMS
 FSM_INLINE void vec_stream_line(real *p, const real *from); /* the same of one cache line; both are multiples of 64 */
 FSM_INLINE void vec_stream_end(void); /* what was streamed is there for other threads that are told so */
 
-/* IEEE binary16 numbers at p, LANES of them; p needs no alignment. The load is exact. The store rounds once, to nearest
- * even, whatever the precision, with gradual underflow and overflow to infinity. A NaN becomes a quiet NaN, the
- * canonical one stays so. */
+/* IEEE binary16 numbers, or bfloat16 ones, at p, LANES of them; p needs no alignment. The load is exact. The store
+ * rounds once, to nearest even, whatever the precision, with gradual underflow and overflow to infinity. A NaN becomes
+ * a quiet NaN, the canonical one stays so. */
 FSM_INLINE vec vec_load_f16(const uint16_t *p);
 FSM_INLINE void vec_store_f16(uint16_t *p, vec a);
+FSM_INLINE vec vec_load_bf16(const uint16_t *p);
+FSM_INLINE void vec_store_bf16(uint16_t *p, vec a);
 
 /* Arithmetic. */
 FSM_INLINE vec vec_set1(real a);

@@ -170,8 +170,8 @@ cpdef normalize(
 
     Returns None, and has done nothing, if the options are not the defaults (temperature and num_threads: or a number
     that any call may have), or the arrays are not plain ones that a kernel can take as they are: native float16,
-    float32 or float64, one dtype and shape, `out` writeable and either x (or `saved`) itself or apart from it, with no
-    element twice.
+    bfloat16, float32 or float64, one dtype and shape, `out` writeable and either x (or `saved`) itself or apart from
+    it, with no element twice.
     """
     cdef cnp.ndarray a, b, y
     cdef int dtype, storage, axis, threads
@@ -247,7 +247,7 @@ cpdef reduce(int op, x, axis_of_x, keepdims, out, dtype_of_result, where, temper
     """The quick way for a reduction along one axis, or over all, into a new array or a scalar; see normalize().
 
     Returns None, and has done nothing, if the options are not the defaults (keepdims, temperature and num_threads: or
-    what any call may have), or x is not a C-contiguous array of native float16, float32 or float64.
+    what any call may have), or x is not a plain C-contiguous array.
     """
     cdef cnp.ndarray a, y = None
     cdef int dtype, axis, d, ndim = 0
@@ -297,13 +297,13 @@ cpdef reduce(int op, x, axis_of_x, keepdims, out, dtype_of_result, where, temper
 
 
 cdef bint is_plain(x, axis_of_x, int *axis):
-    """Whether x is a native float16, float32 or float64 array itself, and axis_of_x one of its axes, or None and x
-    C-contiguous: then axis becomes -1."""
+    """Whether x is itself an array that plain_storage() knows, in native byte order, and axis_of_x one of its axes, or
+    None and x C-contiguous: then axis becomes -1."""
     cdef cnp.ndarray a
     if type(x) is not cnp.ndarray:
         return False
     a = <cnp.ndarray>x
-    if cnp.PyArray_TYPE(a) not in (cnp.NPY_FLOAT16, cnp.NPY_FLOAT, cnp.NPY_DOUBLE) or not cnp.PyArray_ISNOTSWAPPED(a):
+    if plain_storage(a) < 0 or not cnp.PyArray_ISNOTSWAPPED(a):
         return False
     if axis_of_x is None:
         axis[0] = -1
@@ -324,10 +324,20 @@ cdef bint is_plain_temperature(temperature):
     return type(temperature) is float and 2.0 ** -100 <= <double>temperature <= 2.0 ** 100
 
 
+# The number under which bfloat16 was registered with NumPy, once storage_of() has seen it.
+cdef int BFLOAT16 = -1
+
+
 cdef int plain_storage(cnp.ndarray a) noexcept:
-    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT:
+    """storage_of() float32, float64, float16 and bfloat16, or -1."""
+    cdef int number = cnp.PyArray_TYPE(a)
+    if number == cnp.NPY_FLOAT:
         return FSM_STORAGE_f32
-    return FSM_STORAGE_f64 if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE else FSM_STORAGE_f16
+    if number == cnp.NPY_DOUBLE:
+        return FSM_STORAGE_f64
+    if number == cnp.NPY_FLOAT16:
+        return FSM_STORAGE_f16
+    return FSM_STORAGE_bf16 if number == BFLOAT16 else -1
 
 
 def compute(
@@ -463,11 +473,14 @@ _SUPPORTED = {}
 def storage_of(dtype):
     """How kernels know elements of a dtype, or -1 if they do not. bfloat16 is known by its name: it comes from packages
     that register it with NumPy, such as ml_dtypes."""
+    global BFLOAT16
     storage = _SUPPORTED.get(dtype)
     if storage is None:
         storage = _STORAGES.get(dtype.name, -1)
         if storage >= 0:
             _SUPPORTED[dtype] = storage
+        if storage == FSM_STORAGE_bf16:
+            BFLOAT16 = dtype.num
     return storage
 
 

@@ -633,6 +633,7 @@ def test_order_of_summation(driver, dtype, n):
 
 def test_every_function_of_the_contract_is_tested():
     declared = re.findall(r"\bvec_(\w+)\(", (ROOT / "csrc/vec.h").read_text())
-    one_by_one = ["load_n", "store_n", "hmax", "any_lt", "find_eq", "load_f16", "store_f16", "acc_fold_parts"]
+    halves = ["load_f16", "store_f16", "load_bf16", "store_bf16"]
+    one_by_one = ["load_n", "store_n", "hmax", "any_lt", "find_eq", *halves, "acc_fold_parts"]
     tested = [*LANEWISE, *PARTS, *SUMS, *one_by_one]
     assert sorted(declared) == sorted(tested)

@@ -80,6 +80,31 @@ FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
         _mm_storeu_si128((__m128i *)(p + 8 * i), _mm256_cvtps_ph(a.v[i], _MM_FROUND_TO_NEAREST_INT));
 }
 
+FSM_INLINE vf32 vf32_load_bf16(const uint16_t *p) {
+    vf32 r;
+    EACH(i) {
+        __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8 * i)));
+        r.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+    }
+    return r;
+}
+
+/* fsm_f32_to_bf16 (half.h). */
+FSM_INLINE __m128i round_bf16(__m256 a) {
+    __m256i bits = _mm256_castps_si256(a), last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), last);
+    __m256i nan = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
+    __m256 is_nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
+    __m256 which = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(nan), is_nan);
+    __m256i halves = _mm256_srli_epi32(_mm256_castps_si256(which), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+}
+
+FSM_INLINE void vf32_store_bf16(uint16_t *p, vf32 a) {
+    EACH(i)
+        _mm_storeu_si128((__m128i *)(p + 8 * i), round_bf16(a.v[i]));
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(i)
@@ -303,6 +328,15 @@ FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
     return r;
 }
 
+FSM_INLINE vf64 vf64_load_bf16(const uint16_t *p) {
+    vf64 r;
+    EACH(i) {
+        __m128i bits = _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)(p + 4 * i)));
+        r.v[i] = _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(bits, 16)));
+    }
+    return r;
+}
+
 /* Of four lanes of all ones or all zeros, the lower halves. */
 FSM_INLINE __m128i narrow(__m256d lanes) {
     __m256 halves = _mm256_castpd_ps(lanes);
@@ -324,6 +358,14 @@ FSM_INLINE __m128 odd_f32(__m256d a) {
 FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
     EACH(i)
         _mm_storel_epi64((__m128i *)(p + 4 * i), _mm_cvtps_ph(odd_f32(a.v[i]), _MM_FROUND_TO_NEAREST_INT));
+}
+
+FSM_INLINE void vf64_store_bf16(uint16_t *p, vf64 a) {
+    FSM_UNROLL
+    for (int i = 0; i < 2; i++) {
+        __m256 odd = _mm256_set_m128(odd_f32(a.v[2 * i + 1]), odd_f32(a.v[2 * i]));
+        _mm_storeu_si128((__m128i *)(p + 8 * i), round_bf16(odd));
+    }
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {

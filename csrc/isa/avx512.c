@@ -75,6 +75,32 @@ FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
         _mm256_storeu_si256((__m256i *)(p + 16 * i), _mm512_cvtps_ph(a.v[i], _MM_FROUND_TO_NEAREST_INT));
 }
 
+FSM_INLINE __m512 load_bf16(const uint16_t *p) {
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+/* fsm_f32_to_bf16 (half.h); the result is in the upper halves. */
+FSM_INLINE __m512i round_bf16(__m512 a) {
+    __m512i bits = _mm512_castps_si512(a), last = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), last);
+    __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x00400000));
+}
+
+FSM_INLINE vf32 vf32_load_bf16(const uint16_t *p) {
+    return (vf32){{load_bf16(p), load_bf16(p + 16)}};
+}
+
+FSM_INLINE void vf32_store_bf16(uint16_t *p, vf32 a) {
+    uint16_t upper[32];
+    FSM_UNROLL
+    for (int j = 0; j < 32; j++)
+        upper[j] = (uint16_t)(2 * j + 1);
+    __m512i halves = _mm512_permutex2var_epi16(round_bf16(a.v[0]), _mm512_loadu_si512(upper), round_bf16(a.v[1]));
+    _mm512_storeu_si512(p, halves);
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(i)
@@ -274,9 +300,16 @@ FSM_INLINE void vf64_stream_end(void) {
     _mm_sfence();
 }
 
-FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
-    __m512 a = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+FSM_INLINE vf64 widened(__m512 a) {
     return (vf64){{_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1))}};
+}
+
+FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
+    return widened(_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)));
+}
+
+FSM_INLINE vf64 vf64_load_bf16(const uint16_t *p) {
+    return widened(load_bf16(p));
 }
 
 /* Rounded to odd (half.h): truncated, and the last bit set if that lost something. */
@@ -287,9 +320,17 @@ FSM_INLINE __m256 odd_f32(__m512d a) {
     return _mm256_castsi256_ps(_mm256_mask_or_epi32(bits, inexact, bits, _mm256_set1_epi32(1)));
 }
 
+FSM_INLINE __m512 both_odd_f32(vf64 a) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(odd_f32(a.v[0])), odd_f32(a.v[1]), 1);
+}
+
 FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
-    __m512 odd = _mm512_insertf32x8(_mm512_castps256_ps512(odd_f32(a.v[0])), odd_f32(a.v[1]), 1);
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(odd, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(both_odd_f32(a), _MM_FROUND_TO_NEAREST_INT));
+}
+
+FSM_INLINE void vf64_store_bf16(uint16_t *p, vf64 a) {
+    __m512i bits = _mm512_srli_epi32(round_bf16(both_odd_f32(a)), 16);
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(bits));
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {

@@ -69,6 +69,22 @@ FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
     memcpy(p, half, sizeof half);
 }
 
+FSM_INLINE vf32 vf32_load_bf16(const uint16_t *p) {
+    vf32 r;
+    uint16_t half[32];
+    memcpy(half, p, sizeof half);
+    EACH(j, 32)
+        r.v[j] = fsm_bf16_to_f32(half[j]);
+    return r;
+}
+
+FSM_INLINE void vf32_store_bf16(uint16_t *p, vf32 a) {
+    uint16_t half[32];
+    EACH(j, 32)
+        half[j] = fsm_f32_to_bf16(a.v[j]);
+    memcpy(p, half, sizeof half);
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(j, 32)
@@ -283,6 +299,22 @@ FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
     uint16_t half[16];
     EACH(j, 16)
         half[j] = fsm_f32_to_f16(fsm_f64_to_f32_odd(a.v[j]));
+    memcpy(p, half, sizeof half);
+}
+
+FSM_INLINE vf64 vf64_load_bf16(const uint16_t *p) {
+    vf64 r;
+    uint16_t half[16];
+    memcpy(half, p, sizeof half);
+    EACH(j, 16)
+        r.v[j] = fsm_bf16_to_f32(half[j]);
+    return r;
+}
+
+FSM_INLINE void vf64_store_bf16(uint16_t *p, vf64 a) {
+    uint16_t half[16];
+    EACH(j, 16)
+        half[j] = fsm_f32_to_bf16(fsm_f64_to_f32_odd(a.v[j]));
     memcpy(p, half, sizeof half);
 }
 

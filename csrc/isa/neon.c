@@ -69,6 +69,30 @@ FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
         vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
 }
 
+FSM_INLINE float32x4_t load_bf16(const uint16_t *p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
+
+/* fsm_f32_to_bf16 (half.h). */
+FSM_INLINE uint16x4_t round_bf16(float32x4_t a) {
+    uint32x4_t bits = vreinterpretq_u32_f32(a), last = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), last);
+    uint32x4_t nan = vorrq_u32(bits, vdupq_n_u32(0x00400000));
+    return vshrn_n_u32(vbslq_u32(vceqq_f32(a, a), rounded, nan), 16);
+}
+
+FSM_INLINE vf32 vf32_load_bf16(const uint16_t *p) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = load_bf16(p + 4 * i);
+    return r;
+}
+
+FSM_INLINE void vf32_store_bf16(uint16_t *p, vf32 a) {
+    EACH(i)
+        vst1_u16(p + 4 * i, round_bf16(a.v[i]));
+}
+
 FSM_INLINE vf32 vf32_set1(float a) {
     vf32 r;
     EACH(i)
@@ -278,13 +302,32 @@ FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
     return r;
 }
 
-/* vcvtx rounds to odd: see half.h. */
-FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+FSM_INLINE vf64 vf64_load_bf16(const uint16_t *p) {
+    vf64 r;
     FSM_UNROLL
     for (int i = 0; i < 4; i++) {
-        float32x4_t odd = vcvtx_high_f32_f64(vcvtx_f32_f64(a.v[2 * i]), a.v[2 * i + 1]);
-        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(odd)));
+        float32x4_t a = load_bf16(p + 4 * i);
+        r.v[2 * i] = vcvt_f64_f32(vget_low_f32(a));
+        r.v[2 * i + 1] = vcvt_high_f64_f32(a);
     }
+    return r;
+}
+
+/* Registers 2*i and 2*i + 1, rounded to odd (half.h). */
+FSM_INLINE float32x4_t odd_f32(vf64 a, int i) {
+    return vcvtx_high_f32_f64(vcvtx_f32_f64(a.v[2 * i]), a.v[2 * i + 1]);
+}
+
+FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+    FSM_UNROLL
+    for (int i = 0; i < 4; i++)
+        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(odd_f32(a, i))));
+}
+
+FSM_INLINE void vf64_store_bf16(uint16_t *p, vf64 a) {
+    FSM_UNROLL
+    for (int i = 0; i < 4; i++)
+        vst1_u16(p + 4 * i, round_bf16(odd_f32(a, i)));
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {

@@ -1,6 +1,7 @@
 /* SVE of the length the file is compiled for (-msve-vector-bits=128, 256 or 512): a block is eight, four or two
  * registers. fmax and fmin give NaN for a NaN operand; subnormal operands cost nothing. */
 #include "../fsm.h"
+#include "../half.h"
 
 #include <arm_sve.h>
 #include <string.h>
@@ -74,6 +75,25 @@ FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
 FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
     EACH(i)
         svst1h_u32(ALL32, p + LANES32 * i, svreinterpret_u32_f16(svcvt_f16_f32_x(ALL32, a.v[i])));
+}
+
+FSM_INLINE vf32 vf32_load_bf16(const uint16_t *p) {
+    vf32 r;
+    EACH(i)
+        r.v[i] = svreinterpret_f32_u32(svlsl_n_u32_x(ALL32, svld1uh_u32(ALL32, p + LANES32 * i), 16));
+    return r;
+}
+
+/* fsm_f32_to_bf16 (half.h). */
+FSM_INLINE void vf32_store_bf16(uint16_t *p, vf32 a) {
+    EACH(i) {
+        svuint32_t bits = svreinterpret_u32_f32(a.v[i]);
+        svuint32_t last = svand_n_u32_x(ALL32, svlsr_n_u32_x(ALL32, bits, 16), 1);
+        svuint32_t rounded = svadd_u32_x(ALL32, svadd_n_u32_x(ALL32, bits, 0x7fff), last);
+        svuint32_t nan = svorr_n_u32_x(ALL32, bits, 0x00400000);
+        svuint32_t which = svsel_u32(svcmpuo_f32(ALL32, a.v[i], a.v[i]), nan, rounded);
+        svst1h_u32(ALL32, p + LANES32 * i, svlsr_n_u32_x(ALL32, which, 16));
+    }
 }
 
 FSM_INLINE vf32 vf32_set1(float a) {
@@ -255,6 +275,23 @@ FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
 FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
     EACH(i)
         svst1h_u64(ALL64, p + LANES64 * i, svreinterpret_u64_f16(svcvt_f16_f64_x(ALL64, a.v[i])));
+}
+
+FSM_INLINE vf64 vf64_load_bf16(const uint16_t *p) {
+    vf64 r;
+    EACH(i) {
+        svuint64_t bits = svlsl_n_u64_x(ALL64, svld1uh_u64(ALL64, p + LANES64 * i), 16);
+        r.v[i] = svcvt_f64_f32_x(ALL64, svreinterpret_f32_u64(bits));
+    }
+    return r;
+}
+
+/* Without SVE2 nothing rounds to odd. */
+FSM_INLINE void vf64_store_bf16(uint16_t *p, vf64 a) {
+    double lanes[16];
+    vf64_store(lanes, a);
+    for (int j = 0; j < 16; j++)
+        p[j] = fsm_f32_to_bf16(fsm_f64_to_f32_odd(lanes[j]));
 }
 
 FSM_INLINE vf64 vf64_set1(double a) {

@@ -95,7 +95,7 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
     uint16_t half[LANES];
     memcpy(half, a, sizeof half);
     BLOCK(load_f16, vec_load_f16(half))
-    EACH_LANE(load_bf16, fsm_bf16_to_f32(half[j]))
+    BLOCK(load_bf16, vec_load_bf16(half))
     if (IS(odd)) {
         float *odd = result;
         for (int j = 0; j < LANES; j++)
@@ -106,8 +106,7 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         if (IS(store_f16))
             vec_store_f16(half, va);
         else
-            for (int j = 0; j < LANES; j++)
-                half[j] = fsm_f32_to_bf16(fsm_f64_to_f32_odd(a[j]));
+            vec_store_bf16(half, va);
         memcpy(result, half, sizeof half);
         return sizeof half;
     }
