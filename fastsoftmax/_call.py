@@ -215,13 +215,13 @@ class Loss:
         return losses
 
     def reduce(self, losses: Array, result: np.dtype[Any]) -> Any:
-        """One number, or with reduction "none" all, in the dtype of a loss. NumPy's sum over a contiguous array is
-        pairwise, in an order that depends on its length only."""
+        """One number, or with reduction "none" all, in the dtype of a loss."""
         dtype = np.dtype(np.float32) if result.itemsize == 2 else result
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             if self.reduction == "none":
                 return losses.astype(dtype)[()]
-            return dtype.type(np.add.reduce(losses, axis=None) / self.divisor)
+            total = np.float64(_core.total(losses)) if losses.dtype == np.float64 else np.add.reduce(losses, axis=None)
+            return dtype.type(total / self.divisor)
 
 
 def cross_entropy(

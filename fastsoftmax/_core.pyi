@@ -46,6 +46,17 @@ def reduce(
     temperature: object,
     num_threads: object,
 ) -> Any: ...
+def loss_of_labels(
+    op: int,
+    logits: object,
+    target: object,
+    axis_of_logits: object,
+    options: tuple[Any, ...],
+    out: object,
+    num_threads: object,
+    with_grad: bool,
+) -> Any: ...
+def total(losses: NDArray[np.float64]) -> float: ...
 def compute(
     op: int,
     compute_dtype: int,

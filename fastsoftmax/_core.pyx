@@ -61,7 +61,7 @@ cdef extern from "fsm.h" nogil:
         const char *name
         fsm_kernel *(*kernels)[2]
     ptrdiff_t FSM_STRIP(int dtype)
-    int FSM_OPS, FSM_F32, FSM_F64, FSM_X, FSM_Y, FSM_MASK, FSM_WEIGHT, FSM_SIGN, FSM_SAVED
+    int FSM_OPS, FSM_F32, FSM_F64, FSM_X, FSM_Y, FSM_MASK, FSM_WEIGHT, FSM_SIGN, FSM_SAVED, FSM_TARGET, FSM_LOSS
     int FSM_STORAGE_f16, FSM_STORAGE_bf16, FSM_STORAGE_f32, FSM_STORAGE_f64, FSM_STORAGE_longdouble
     int FSM_STORAGE_boolean, FSM_STORAGE_i8, FSM_STORAGE_u8, FSM_STORAGE_i16, FSM_STORAGE_u16
     int FSM_STORAGE_i32, FSM_STORAGE_u32, FSM_STORAGE_i64, FSM_STORAGE_u64
@@ -190,20 +190,9 @@ cpdef normalize(
     dtype = FSM_F64 if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE else FSM_F32
     storage = plain_storage(a)
 
-    if out is None:
-        if cnp.PyArray_IS_C_CONTIGUOUS(a):
-            y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), 0)
-        else:
-            y = PyArray_NewLikeArray(a, cnp.NPY_KEEPORDER, NULL, 0)
-    elif type(out) is cnp.ndarray:
-        y = <cnp.ndarray>out
-        if (cnp.PyArray_TYPE(y) != cnp.PyArray_TYPE(a) or not cnp.PyArray_ISNOTSWAPPED(y)
-                or not cnp.PyArray_ISWRITEABLE(y) or not cnp.PyArray_SAMESHAPE(a, y) or has_repeats(y)
-                or overlaps(a, y)):
-            return None
-    else:
+    y = plain_result(a, out)
+    if y is None:
         return None
-
     contiguous = cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(y)
     if saved is not None:
         if type(saved) is not cnp.ndarray:
@@ -231,6 +220,22 @@ cpdef normalize(
         joined[max(axis, 0)] = True
         describe(&args, dtype, a, (a, y, None, None, None, saved), joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
+    return y
+
+
+cdef cnp.ndarray plain_result(cnp.ndarray a, out):
+    """Where a result of the shape and dtype of a goes: into `out`, or a new array; None if `out` is not a plain one."""
+    cdef cnp.ndarray y
+    if out is None:
+        if cnp.PyArray_IS_C_CONTIGUOUS(a):
+            return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), 0)
+        return PyArray_NewLikeArray(a, cnp.NPY_KEEPORDER, NULL, 0)
+    if type(out) is not cnp.ndarray:
+        return None
+    y = <cnp.ndarray>out
+    if (cnp.PyArray_TYPE(y) != cnp.PyArray_TYPE(a) or not cnp.PyArray_ISNOTSWAPPED(y)
+            or not cnp.PyArray_ISWRITEABLE(y) or not cnp.PyArray_SAMESHAPE(a, y) or has_repeats(y) or overlaps(a, y)):
+        return None
     return y
 
 
@@ -285,7 +290,7 @@ cpdef reduce(int op, x, axis_of_x, keepdims, out, dtype_of_result, where, temper
     if axis < 0 or axis == cnp.PyArray_NDIM(a) - 1:
         n = cnp.PyArray_SIZE(a) if axis < 0 else cnp.PyArray_DIM(a, axis)
         describe_rows(&args, n, cnp.PyArray_SIZE(a), itemsize)
-        args.operands[FSM_Y].stride[0] = args.operands[FSM_Y].across = itemsize
+        one_a_row(&args, FSM_Y, itemsize)
     else:
         memset(joined, 0, sizeof(joined))
         joined[axis] = True
@@ -294,6 +299,113 @@ cpdef reduce(int op, x, axis_of_x, keepdims, out, dtype_of_result, where, temper
         describe(&args, dtype, a, (a, y.reshape(kept)), joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y if ndim > 0 else PyArray_Scalar(&scalar, cnp.PyArray_DESCR(a), None)
+
+
+cdef object FLOAT32 = np.dtype(np.float32)
+cdef object FLOAT64 = np.dtype(np.float64)
+
+
+cpdef loss_of_labels(int op, logits, target, axis_of_logits, tuple options, out, num_threads, bint with_grad):
+    """The quick way for a loss against class indices along the last axis, and its gradient; `options` are those of
+    _call.Loss(), from weight on. See normalize().
+
+    Returns None, and has done nothing, if an option but `reduction` is not the default, logits, target or out is not a
+    plain C-contiguous array, or an index is out of range.
+    """
+    cdef cnp.ndarray a, t, losses, y = None
+    cdef int dtype, axis, d, storage
+    cdef int threads = plain_threads(num_threads)
+    cdef ptrdiff_t rows
+    cdef float single
+    cdef double value
+    cdef fsm_args args
+
+    weight, ignore_index, label_smoothing, reduction, z_loss, softcap = options
+    if threads < 0 or weight is not None or ignore_index is not None or softcap is not None:
+        return None
+    if not is_zero(label_smoothing) or not is_zero(z_loss):
+        return None
+    if type(reduction) is not str or reduction not in ("mean", "sum", "none"):
+        return None
+    if type(axis_of_logits) is not int or not is_plain(logits, axis_of_logits, &axis):
+        return None
+    if type(target) is not cnp.ndarray:
+        return None
+    a = <cnp.ndarray>logits
+    t = <cnp.ndarray>target
+    if axis != cnp.PyArray_NDIM(a) - 1 or cnp.PyArray_NDIM(t) != axis or cnp.PyArray_SIZE(a) == 0:
+        return None
+    for d in range(axis):
+        if cnp.PyArray_DIM(t, d) != cnp.PyArray_DIM(a, d):
+            return None
+    storage = storage_of(t.dtype)
+    if storage <= FSM_STORAGE_boolean or not cnp.PyArray_ISNOTSWAPPED(t):
+        return None
+    if not cnp.PyArray_IS_C_CONTIGUOUS(a) or not cnp.PyArray_IS_C_CONTIGUOUS(t):
+        return None
+    if count_labels(t, cnp.PyArray_DIM(a, axis), None)[1] >= 0:
+        return None
+    if with_grad:
+        y = plain_result(a, out)
+        if y is None or not cnp.PyArray_IS_C_CONTIGUOUS(y) or overlaps(t, y):
+            return None
+
+    dtype = FSM_F64 if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE else FSM_F32
+    losses = cnp.PyArray_EMPTY(axis, cnp.PyArray_DIMS(t), cnp.NPY_DOUBLE, 0)
+    rows = cnp.PyArray_SIZE(t)
+    begin(&args)
+    args.temperature = 1
+    args.loss.divisor = args.loss.z_divisor = rows if reduction == "mean" else 1
+    operand(&args, FSM_X, a, plain_storage(a))
+    if with_grad:
+        operand(&args, FSM_Y, y, plain_storage(a))
+    operand(&args, FSM_TARGET, t, storage)
+    operand(&args, FSM_LOSS, losses, FSM_STORAGE_f64)
+    describe_rows(&args, cnp.PyArray_DIM(a, axis), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
+    one_a_row(&args, FSM_TARGET, cnp.PyArray_ITEMSIZE(t))
+    one_a_row(&args, FSM_LOSS, sizeof(double))
+    run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
+
+    if reduction == "none":
+        result = (losses if dtype == FSM_F64 else losses.astype(np.float32))[()]
+    else:
+        value = halves(<const double *>cnp.PyArray_DATA(losses), rows) / args.loss.divisor
+        single = value
+        if dtype == FSM_F64:
+            result = PyArray_Scalar(&value, <cnp.PyArray_Descr *>FLOAT64, None)
+        else:
+            result = PyArray_Scalar(&single, <cnp.PyArray_Descr *>FLOAT32, None)
+    return (result, y) if with_grad else result
+
+
+cdef bint is_ordered(a) noexcept:
+    return type(a) is cnp.ndarray and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>a)
+
+
+cdef bint is_zero(number):
+    return type(number) is float and <double>number == 0
+
+
+def total(losses):
+    """The sum of a float64 array, in C order by halves: an order that depends on how many there are only."""
+    cdef cnp.ndarray a = losses if is_ordered(losses) else np.asarray(losses, order="C")
+    return halves(<const double *>cnp.PyArray_DATA(a), cnp.PyArray_SIZE(a))
+
+
+cdef double halves(const double *numbers, ptrdiff_t count) noexcept nogil:
+    cdef double lanes[8]
+    cdef ptrdiff_t i, half = count // 2
+    cdef int width = 4
+    if count > 128:
+        return halves(numbers, half) + halves(numbers + half, count - half)
+    memset(lanes, 0, sizeof(lanes))
+    for i in range(count):
+        lanes[i & 7] += numbers[i]
+    while width > 0:
+        for i in range(width):
+            lanes[i] += lanes[i + width]
+        width //= 2
+    return lanes[0]
 
 
 cdef bint is_plain(x, axis_of_x, int *axis):
@@ -420,10 +532,10 @@ cdef int run(fsm_kernel *kernel, int dtype, fsm_args *args, ptrdiff_t size, int 
     return 0
 
 
-def count_labels(target, ptrdiff_t classes, ignored):
+cpdef count_labels(target, ptrdiff_t classes, ignored):
     """How many of the integers in `target` are not `ignored`, an int or None; and the position, in C order, of the
     first of them that is not from 0 to classes - 1, or -1."""
-    cdef cnp.ndarray a = np.asarray(target, order="C")
+    cdef cnp.ndarray a = target if is_ordered(target) else np.asarray(target, order="C")
     cdef fsm_operand integers
     cdef int64_t labels[FSM_MOST_INTEGERS]
     cdef ptrdiff_t i, count, begin = 0, size = cnp.PyArray_SIZE(a), itemsize = cnp.PyArray_ITEMSIZE(a), counted = 0
@@ -470,7 +582,7 @@ _STORAGES = {
 _SUPPORTED = {}
 
 
-def storage_of(dtype):
+cpdef int storage_of(dtype) except? -1:
     """How kernels know elements of a dtype, or -1 if they do not. bfloat16 is known by its name: it comes from packages
     that register it with NumPy, such as ml_dtypes."""
     global BFLOAT16
@@ -605,6 +717,12 @@ cdef void describe_rows(fsm_args *args, ptrdiff_t n, ptrdiff_t size, ptrdiff_t i
     for o in range(args.used):
         args.operands[o].step[0] = itemsize
         args.operands[o].stride[0] = args.operands[o].across = n * itemsize
+
+
+cdef void one_a_row(fsm_args *args, int which, ptrdiff_t itemsize) noexcept:
+    """An operand of rows that has one element for each."""
+    args.operands[which].step[0] = 0
+    args.operands[which].stride[0] = args.operands[which].across = itemsize
 
 
 cdef void describe(fsm_args *args, int dtype, cnp.ndarray x, tuple arrays, const bint *joined):

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsoftmax import _call, _check
+from fastsoftmax._core import loss_of_labels
 
 Array = NDArray[Any]
 
 _BUDGET = 1 << 26
+_CROSS_ENTROPY = _call.OPS["cross_entropy"]
 
 
 def cross_entropy(
@@ -98,6 +100,9 @@ def cross_entropy(
     array([0.69314718, 0.28768207])
     """
     options = (weight, ignore_index, label_smoothing, reduction, z_loss, softcap)
+    loss = loss_of_labels(_CROSS_ENTROPY, logits, target, axis, options, None, num_threads, False)
+    if loss is not None:
+        return loss
     return _call.cross_entropy("cross_entropy", logits, target, axis, options, None, num_threads, False)
 
 
@@ -162,9 +167,10 @@ def cross_entropy_with_grad(
     True
     """
     options = (weight, ignore_index, label_smoothing, reduction, z_loss, softcap)
-    value, dlogits = _call.cross_entropy(
-        "cross_entropy_with_grad", logits, target, axis, options, out, num_threads, True
-    )
+    both = loss_of_labels(_CROSS_ENTROPY, logits, target, axis, options, out, num_threads, True)
+    if both is None:
+        both = _call.cross_entropy("cross_entropy_with_grad", logits, target, axis, options, out, num_threads, True)
+    value, dlogits = both
     return value, dlogits
 
 

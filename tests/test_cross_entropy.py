@@ -258,6 +258,28 @@ def test_every_dtype_of_probabilities_and_weights(storage):
                 assert_same_bits(got[1], expected[1])
 
 
+@pytest.mark.parametrize("storage", ["float16", "bfloat16", "float32", "float64"])
+def test_plain_calls_are_like_all_others(storage):
+    """Without options they take a way of their own (_core.loss_of_labels), which an integer as label_smoothing is no
+    part of."""
+    rng = np.random.default_rng(0)
+    for shape in ((10,), (5, 10), (2, 3, 10), (1000, 3), (1, 300)):
+        x = (rng.standard_normal(shape) * 4).astype(STORAGES[storage])
+        for labels, reduction in itertools.product(("int64", "uint8", "int32"), REDUCTIONS):
+            target = np.asarray(rng.integers(0, shape[-1], shape[:-1]).astype(labels).reshape(shape[:-1]) % 3)
+            options = {"reduction": reduction, "num_threads": 2}
+            expected = both(x, target, label_smoothing=0, **options)
+            for out_for in (lambda _: None, np.empty_like, lambda logits: logits):
+                logits = x.copy()
+                out = out_for(logits)
+                got = both(logits, target, out=out, **options)
+                assert out is None or got[1] is out
+                for result, other in zip(got, expected, strict=True):
+                    assert type(result) is type(other)
+                    assert result.dtype == other.dtype
+                    assert_same_bits(result, other, f"{shape} {labels} {reduction}")
+
+
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_any_layout_gives_the_bits_of_contiguous_rows(data):

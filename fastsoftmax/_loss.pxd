@@ -1,0 +1,1 @@
+from fastsoftmax._core cimport loss_of_labels
