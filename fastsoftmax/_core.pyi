@@ -33,7 +33,7 @@ def normalize(
     all_neg_inf: object,
     subnormals: object,
     num_threads: object,
-    saved: object = None,
+    saved: object = ...,
 ) -> NDArray[Any] | None: ...
 def reduce(
     op: int,

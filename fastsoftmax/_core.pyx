@@ -161,19 +161,23 @@ F32, F64, LONGDOUBLE = FSM_F32, FSM_F64, FSM_F64 + 1
 """What the arithmetic can be done in."""
 
 
+cdef object NOT_A_GRADIENT = object()
+
+
 cpdef normalize(
-    int op, x, axis_of_x, out, dtype_of_result, where, temperature, all_neg_inf, subnormals, num_threads, saved=None
+    int op, x, axis_of_x, out, dtype_of_result, where, temperature, all_neg_inf, subnormals, num_threads,
+    saved=NOT_A_GRADIENT,
 ):
     """The quick way for operation number `op`, whose result has the shape of x, along one axis or over all, into `out`
-    or, if that is None, a new array. `saved`: of a gradient, what was the forward result. The other arguments are as
-    the public functions take them; to look at them here saves a small call 8 % of its time.
+    or, if that is None, a new array. `saved`: of a gradient, what was the forward result, which may be anything. The
+    other arguments are as the public functions take them; to look at them here saves a small call 8 % of its time.
 
     Returns None, and has done nothing, if the options are not the defaults (temperature and num_threads: or a number
     that any call may have), or the arrays are not plain ones that a kernel can take as they are: native float16,
     bfloat16, float32 or float64, one dtype and shape, `out` writeable and either x (or `saved`) itself or apart from
     it, with no element twice.
     """
-    cdef cnp.ndarray a, b, y
+    cdef cnp.ndarray a, b = None, y
     cdef int dtype, storage, axis, threads
     cdef fsm_args args
     cdef bint contiguous
@@ -181,7 +185,7 @@ cpdef normalize(
 
     if dtype_of_result is not None or where is not None or not is_plain_temperature(temperature):
         return None
-    if all_neg_inf != "nan" or subnormals != "keep":
+    if type(all_neg_inf) is not str or all_neg_inf != "nan" or type(subnormals) is not str or subnormals != "keep":
         return None
     threads = plain_threads(num_threads)
     if threads < 0 or not is_plain(x, axis_of_x, &axis):
@@ -194,7 +198,7 @@ cpdef normalize(
     if y is None:
         return None
     contiguous = cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(y)
-    if saved is not None:
+    if saved is not NOT_A_GRADIENT:
         if type(saved) is not cnp.ndarray:
             return None
         b = <cnp.ndarray>saved
@@ -209,7 +213,7 @@ cpdef normalize(
     args.temperature = temperature
     operand(&args, FSM_X, a, storage)
     operand(&args, FSM_Y, y, storage)
-    if saved is not None:
+    if b is not None:
         operand(&args, FSM_SAVED, b, storage)
     if axis < 0 and contiguous:
         describe_rows(&args, cnp.PyArray_SIZE(a), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
@@ -218,7 +222,7 @@ cpdef normalize(
     else:
         memset(joined, axis < 0, sizeof(joined))
         joined[max(axis, 0)] = True
-        describe(&args, dtype, a, (a, y, None, None, None, saved), joined)
+        describe(&args, dtype, a, (a, y, None, None, None, b), joined)
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y
 
@@ -367,7 +371,7 @@ cpdef loss_of_labels(int op, logits, target, axis_of_logits, tuple options, out,
     run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
 
     if reduction == "none":
-        result = (losses if dtype == FSM_F64 else losses.astype(np.float32))[()]
+        result = (losses if dtype == FSM_F64 else singles(losses))[()]
     else:
         value = halves(<const double *>cnp.PyArray_DATA(losses), rows) / args.loss.divisor
         single = value
@@ -380,6 +384,17 @@ cpdef loss_of_labels(int op, logits, target, axis_of_logits, tuple options, out,
 
 cdef bint is_ordered(a) noexcept:
     return type(a) is cnp.ndarray and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>a)
+
+
+cdef cnp.ndarray singles(cnp.ndarray losses):
+    """A C-contiguous float64 array in float32, without a warning where that overflows."""
+    cdef cnp.ndarray result = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(losses), cnp.PyArray_DIMS(losses), cnp.NPY_FLOAT, 0)
+    cdef const double *of = <const double *>cnp.PyArray_DATA(losses)
+    cdef float *to = <float *>cnp.PyArray_DATA(result)
+    cdef ptrdiff_t i
+    for i in range(cnp.PyArray_SIZE(losses)):
+        to[i] = <float>of[i]
+    return result
 
 
 cdef bint is_zero(number):
@@ -436,7 +451,8 @@ cdef bint is_plain_temperature(temperature):
     return type(temperature) is float and 2.0 ** -100 <= <double>temperature <= 2.0 ** 100
 
 
-# The number under which bfloat16 was registered with NumPy, once storage_of() has seen it.
+# The number under which bfloat16 was registered with NumPy, once storage_of() has seen it. Dtypes of a newer kind, of
+# which there may be any number, all have -1.
 cdef int BFLOAT16 = -1
 
 
@@ -449,7 +465,7 @@ cdef int plain_storage(cnp.ndarray a) noexcept:
         return FSM_STORAGE_f64
     if number == cnp.NPY_FLOAT16:
         return FSM_STORAGE_f16
-    return FSM_STORAGE_bf16 if number == BFLOAT16 else -1
+    return FSM_STORAGE_bf16 if number >= 0 and number == BFLOAT16 else -1
 
 
 def compute(

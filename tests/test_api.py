@@ -478,6 +478,24 @@ def test_unsupported_dtype(op, dtype):
             fs.logsumexp(X, b=np.zeros((2, 3), dtype))
 
 
+def test_dtypes_of_the_newer_kind_have_one_number(op):
+    """-1, which must not stand for bfloat16 where that has not been seen yet."""
+    code = f"""
+import fastsoftmax, numpy as np
+from numpy._core._multiarray_umath import _get_sfloat_dtype
+for x in (np.arange(6.0), np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(2, 3).T):
+    x = x.view(_get_sfloat_dtype()(1.0))
+    assert x.dtype.num == -1
+    try:
+        fastsoftmax.{op}(x)
+        raise SystemExit("no error")
+    except TypeError as error:
+        assert "_ScaledFloatTestDType" in str(error), error
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_objects_that_are_no_arrays(op):
     for x in (None, "text", {}, object(), [None, 1.0], 1j):
         with pytest.raises(TypeError, match=re.escape(f"{op}() supports float16/32/64")):
@@ -568,8 +586,9 @@ def test_temperature_that_is_no_number(op, value, name):
 def test_words_that_are_not_known():
     for op in NORMALIZERS:
         check_refused(op, ValueError, 'all_neg_inf must be "nan" or "zero", got "one".', all_neg_inf="one")
-        with pytest.raises(ValueError, match=r'^all_neg_inf must be "nan" or "zero", got '):
-            call(op, X, all_neg_inf=0)
+        for value in (0, np.array(["nan", "zero"])):
+            with pytest.raises(ValueError, match=r'^all_neg_inf must be "nan" or "zero", got '):
+                call(op, X, all_neg_inf=value)
     check_refused("softmax", ValueError, 'subnormals must be "keep" or "flush", got "no".', subnormals="no")
 
 

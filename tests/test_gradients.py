@@ -262,6 +262,10 @@ def test_errors(gradient):
         call(gradient, g, y.astype(complex))
     with pytest.raises(ValueError, match="num_threads"):
         call(gradient, g, y, num_threads=0)
+    with pytest.raises(TypeError, match="got object"):
+        call(gradient, g, None)
+    with pytest.raises(TypeError, match="got object"):
+        call(gradient, None, y)
 
 
 @pytest.mark.parametrize("n", [1, 3, 100, 128, 1000, 1024, 5000])

@@ -86,6 +86,8 @@ FSM_INLINE_ bool FN(is_ignored)(const fsm_loss *loss, int64_t target) {
     return loss->ignores && target == loss->ignore_index;
 }
 
+/* Labels were looked at before (_core.pyx, count_labels()); but another thread may change them, and a result must not
+ * then be written elsewhere. */
 static void FN(named_of)(const FN(group) * g, int t, FN(named) * named) {
     const fsm_args *args = g->args;
     const bool names = fsm_has_integers(&args->operands[FSM_TARGET]);
@@ -98,7 +100,8 @@ static void FN(named_of)(const FN(group) * g, int t, FN(named) * named) {
         const bool here = names && j < FN(entries)(g, t);
         const ptrdiff_t r = t * LANES + j;
         named->ignored[j] = here && FN(is_ignored)(&args->loss, targets[j]);
-        named->index[j] = here && !named->ignored[j] ? (ptrdiff_t)targets[j] : -1;
+        const bool counts = here && !named->ignored[j] && targets[j] >= 0 && targets[j] < args->n;
+        named->index[j] = counts ? (ptrdiff_t)targets[j] : -1;
         named->x[j] = weights[j] = 0;
         if (named->index[j] >= 0) {
             named->x[j] = FN(element)(args, FSM_X, FN(start_of)(g, FSM_X, r), named->index[j]);

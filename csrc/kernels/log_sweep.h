@@ -438,7 +438,7 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, const 
         s->shift[j] = 0;
         s->others[j] = (fsm_sum){hi[j], lo[j]};
         s->distance[j] = (fsm_sum){0, 0};
-        s->index[j] = at[j];
+        s->index[j] = at[j] < batch.n ? at[j] : -1;
         s->flags[j] = 0;
         s->careful[j] = careful;
     }
