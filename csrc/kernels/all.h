@@ -8,6 +8,8 @@
 #define IF_PARTS_PAY(function) (false ? (function) : NULL)
 #endif
 
+#include "../registers.h"
+
 #include "../load.h"
 #include "../store.h"
 #include "math.h"

@@ -24,6 +24,13 @@ FSM_INLINE FN(reach) FN(reach_of)(vec grad, vec saved, FN(gradient) of) {
     return (FN(reach)){vec_abs(grad), vec_clamp(saved, vec_set1(MIN_NORMAL)), vec_set1(1)};
 }
 
+FSM_INLINE FN(reach) FN(reach_set_register)(FN(reach) a, int j, FN(reach) b) {
+    a.grad = FN(set_register)(a.grad, j, b.grad);
+    a.saved = FN(set_register)(a.saved, j, b.saved);
+    a.least = FN(set_register)(a.least, j, b.least);
+    return a;
+}
+
 FSM_INLINE FN(reach) FN(reach_join)(FN(reach) a, FN(reach) b) {
     return (FN(reach)){vec_max(a.grad, b.grad), vec_bits_or(a.saved, b.saved), vec_min(a.least, b.least)};
 }
@@ -37,9 +44,9 @@ FSM_INLINE vec FN(scale)(vec y) {
     return vec_min(normal, vec_sub(vec_bits_sub(y, vec_set1(MINUS_E_FIELD_AND_1)), too_large));
 }
 
-/* The same of `count` blocks in place, of which `least` has the smallest. */
-FSM_INLINE void FN(scale_blocks)(vec *y, const int count, vec least) {
-    if (vec_any_lt(least, vec_set1(MIN_NORMAL))) {
+/* The same of register j, or all, of `count` blocks in place, of which `least` has the smallest. */
+FSM_INLINE void FN(scale_blocks)(vec *y, const int count, vec least, int j) {
+    if (FN(any_lt_register)(least, vec_set1(MIN_NORMAL), j)) {
         FSM_UNROLL
         for (int i = 0; i < count; i++)
             y[i] = FN(scale)(y[i]);
@@ -58,57 +65,64 @@ FSM_INLINE vec FN(gradient_term)(vec grad, vec saved, FN(reach) * reach, FN(grad
     *reach = FN(reach_join)(*reach, here);
     if (of == FN(OF_LOG_SOFTMAX))
         return grad;
-    FN(scale_blocks)(&saved, 1, here.least);
+    FN(scale_blocks)(&saved, 1, here.least, ALL_REGISTERS);
     return vec_mul(grad, saved);
 }
 
-/* The terms of 4 blocks of a lane; widens `reach`. Where grad is 0, as it is where there are fewer, saved is of no
- * account. */
-FSM_INLINE vec FN(gradient_terms)(const vec *grad, const vec *saved, FN(reach) * reach, FN(gradient) of) {
-    FN(reach) each[4];
-    vec scaled[4];
+/* Register j of the terms of 4 blocks of a lane; widens `reach`. Where grad is 0, as it is where there are fewer, saved
+ * is of no account. */
+FSM_INLINE vec FN(gradient_terms)(const vec *grad, const vec *saved, FN(reach) * reach, FN(gradient) of, int j) {
+    FN(reach) here = FN(reach_of)(grad[0], saved[0], of);
     FSM_UNROLL
-    for (int i = 0; i < 4; i++) {
-        each[i] = FN(reach_of)(grad[i], saved[i], of);
-        scaled[i] = saved[i];
-    }
-    const FN(reach) here = FN(reach_join)(FN(reach_join)(each[0], each[1]), FN(reach_join)(each[2], each[3]));
-    *reach = FN(reach_join)(*reach, here);
+    for (int i = 1; i < 4; i++)
+        here = FN(reach_join)(here, FN(reach_of)(grad[i], saved[i], of));
+    *reach = FN(reach_set_register)(*reach, j, FN(reach_join)(*reach, here));
     if (of == FN(OF_LOG_SOFTMAX))
         return FN(add_four)(grad[0], grad[1], grad[2], grad[3]);
-    FN(scale_blocks)(scaled, 4, here.least);
+    vec scaled[4] = {saved[0], saved[1], saved[2], saved[3]};
+    FN(scale_blocks)(scaled, 4, here.least, j);
     const vec even = vec_fma(grad[2], scaled[2], vec_mul(grad[0], scaled[0]));
     const vec odd = vec_fma(grad[3], scaled[3], vec_mul(grad[1], scaled[1]));
     return vec_add(even, odd);
 }
 
-/* The terms of 4 blocks of a row, of which `left` elements are there; `full`: all. Widens `reach`. Asks for what is
- * 4 KB on in the row, or in the next one: (4096, 1024) float32 takes 0.74 times as long, (64, 1000) 0.95 (AVX-512, Zen
- * 5). */
-FSM_INLINE vec FN(gradient_row_terms)(const real *grad, const real *saved, ptrdiff_t left, const bool full,
-                                      FN(reach) * reach, FN(gradient) of) {
-    vec a[4], b[4];
-    FSM_UNROLL
-    for (int step = 0; step < 4; step++) {
-        const ptrdiff_t at = step * LANES, rest = left < at ? 0 : left - at, here = rest < LANES ? rest : LANES;
-        a[step] = full ? vec_load(grad + at) : vec_load_n(grad + at, here, 0);
-        b[step] = full ? vec_load(saved + at) : vec_load_n(saved + at, here, 1);
-        FN(prefetch_block)(grad + at + 4096 / sizeof(real));
-        FN(prefetch_block)(saved + at + 4096 / sizeof(real));
-    }
-    return FN(gradient_terms)(a, b, reach, of);
-}
-
-/* The sum over a chunk of a row; widens `reach`. */
+/* The sum over a chunk of a row; widens `reach`. Asks for what is 4 KB on in the row, or in the next one: (4096, 1024)
+ * float32 takes 0.74 times as long, (64, 1000) 0.95 (AVX-512, Zen 5). */
 FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptrdiff_t n, FN(reach) * reach,
                                         FN(gradient) of) {
     vec_acc lanes = vec_acc_zero();
     FN(reach) all = *reach;
+    vec a[4], b[4];
     ptrdiff_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
-        lanes = vec_acc_add(lanes, FN(gradient_row_terms)(grad + i, saved + i, 4 * LANES, true, &all, of));
-    if (i < n)
-        lanes = vec_acc_add(lanes, FN(gradient_row_terms)(grad + i, saved + i, n - i, false, &all, of));
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        FSM_UNROLL
+        for (int step = 0; step < 4; step++) {
+            FN(prefetch_block)(grad + i + step * LANES + 4096 / sizeof(real));
+            FN(prefetch_block)(saved + i + step * LANES + 4096 / sizeof(real));
+        }
+        vec terms = vec_set1(0);
+        FSM_EACH_REGISTER(j) {
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++) {
+                a[step] = FN(load_register)(grad + i + step * LANES, j);
+                b[step] = FN(load_register)(saved + i + step * LANES, j);
+            }
+            terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &all, of, j));
+        }
+        lanes = vec_acc_add(lanes, terms);
+    }
+    if (i < n) {
+        FSM_UNROLL
+        for (int step = 0; step < 4; step++) {
+            const ptrdiff_t at = i + step * LANES, left = n < at ? 0 : n - at, count = left < LANES ? left : LANES;
+            a[step] = vec_load_n(grad + at, count, 0);
+            b[step] = vec_load_n(saved + at, count, 1);
+        }
+        vec terms = vec_set1(0);
+        FSM_EACH_REGISTER(j)
+        terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &all, of, j));
+        lanes = vec_acc_add(lanes, terms);
+    }
     *reach = all;
     return vec_acc_fold(lanes);
 }
@@ -129,22 +143,19 @@ FSM_INLINE FN(gradient_plan) FN(gradient_plan_of)(vec sum, FN(reach) reach, FN(b
     return (FN(gradient_plan)){sum, vec_set1(beta.hi), small};
 }
 
-/* `count` <= 4 blocks of results, in place of grad. Adding 0 makes a 0 positive. */
-FSM_INLINE void FN(gradient_blocks)(vec *grad, vec *saved, const int count, FN(gradient_plan) plan, FN(gradient) of) {
+/* Register j, or all, of `count` <= 4 blocks of results, in place of grad. Adding 0 makes a 0 positive. */
+FSM_INLINE void FN(gradient_registers)(vec *grad, vec *saved, const int count, FN(gradient_plan) plan, FN(gradient) of,
+                                       int j) {
     const vec zero = vec_set1(0), unit = vec_set1(E_FACTOR * MIN_NORMAL / 2);
     if (of == FN(OF_SOFTMAX)) {
-        bool small = plan.small;
         FSM_UNROLL
         for (int i = 0; i < count; i++)
             grad[i] = vec_sub(grad[i], plan.sum);
-        if (!small) {
-            vec least = vec_abs(grad[0]);
-            FSM_UNROLL
-            for (int i = 1; i < count; i++)
-                least = vec_min(least, vec_abs(grad[i]));
-            small = vec_any_lt(least, vec_set1(LEAST_FACTOR));
-        }
-        if (small) {
+        vec least = vec_abs(grad[0]);
+        FSM_UNROLL
+        for (int i = 1; i < count; i++)
+            least = vec_min(least, vec_abs(grad[i]));
+        if (plan.small || FN(any_lt_register)(least, vec_set1(LEAST_FACTOR), j)) {
             FSM_UNROLL
             for (int i = 0; i < count; i++)
                 grad[i] = FN(unscale)(vec_fma(vec_mul(grad[i], FN(scale)(saved[i])), plan.beta, zero), unit);
@@ -165,10 +176,16 @@ FSM_INLINE void FN(gradient_blocks)(vec *grad, vec *saved, const int count, FN(g
         grad[i] = vec_fma(scaled, plan.beta, zero);
         least = vec_min(least, vec_abs(grad[i]));
     }
-    const bool normal = !vec_any_lt(least, vec_set1(E_FACTOR * MIN_NORMAL));
+    const bool normal = !FN(any_lt_register)(least, vec_set1(E_FACTOR * MIN_NORMAL), j);
     FSM_UNROLL
     for (int i = 0; i < count; i++)
         grad[i] = normal ? vec_mul(grad[i], vec_set1(1 / E_FACTOR)) : FN(unscale)(grad[i], unit);
+}
+
+/* A block of results. */
+FSM_INLINE vec FN(gradient_block)(vec grad, vec saved, FN(gradient_plan) plan, FN(gradient) of) {
+    FN(gradient_registers)(&grad, &saved, 1, plan, of, ALL_REGISTERS);
+    return grad;
 }
 
 /* ---- rows that are not ordinary */
@@ -251,34 +268,31 @@ FSM_INLINE_ const real *FN(chunk_of)(const FN(group) * g, int which, bool ready,
  * what will be read next; (128, 32000) then takes 0.95 times as long, rows of one chunk more. */
 FSM_INLINE void FN(gradient_chunk)(const real *grad, const real *saved, real *y, ptrdiff_t n, ptrdiff_t ahead,
                                    FN(gradient_plan) plan, FN(gradient) of, bool stream) {
-    vec a[4], b[4];
     ptrdiff_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+    for (; !stream && i + 4 * LANES <= n; i += 4 * LANES) {
         FSM_UNROLL
-        for (int k = 0; k < 4; k++) {
-            a[k] = vec_load(grad + i + k * LANES);
-            b[k] = vec_load(saved + i + k * LANES);
-            if (ahead) {
-                FN(prefetch_block)(grad + ahead + i + k * LANES);
-                FN(prefetch_block)(saved + ahead + i + k * LANES);
-            }
+        for (int k = 0; ahead && k < 4; k++) {
+            FN(prefetch_block)(grad + ahead + i + k * LANES);
+            FN(prefetch_block)(saved + ahead + i + k * LANES);
         }
-        FN(gradient_blocks)(a, b, 4, plan, of);
-        FSM_UNROLL
-        for (int k = 0; k < 4; k++)
-            FN(put)(y + i + k * LANES, a[k], stream);
+        FSM_EACH_REGISTER(j) {
+            vec a[4], b[4];
+            FSM_UNROLL
+            for (int k = 0; k < 4; k++) {
+                a[k] = FN(load_register)(grad + i + k * LANES, j);
+                b[k] = FN(load_register)(saved + i + k * LANES, j);
+            }
+            FN(gradient_registers)(a, b, 4, plan, of, j);
+            FSM_UNROLL
+            for (int k = 0; k < 4; k++)
+                FN(store_register)(y + i + k * LANES, j, a[k]);
+        }
     }
-    for (; i + LANES <= n; i += LANES) {
-        a[0] = vec_load(grad + i);
-        b[0] = vec_load(saved + i);
-        FN(gradient_blocks)(a, b, 1, plan, of);
-        FN(put)(y + i, a[0], stream);
-    }
+    for (; i + LANES <= n; i += LANES)
+        FN(put)(y + i, FN(gradient_block)(vec_load(grad + i), vec_load(saved + i), plan, of), stream);
     if (i < n) {
-        a[0] = vec_load_n(grad + i, n - i, 0);
-        b[0] = vec_load_n(saved + i, n - i, 0);
-        FN(gradient_blocks)(a, b, 1, plan, of);
-        vec_store_n(y + i, n - i, a[0]);
+        const vec a = vec_load_n(grad + i, n - i, 0), b = vec_load_n(saved + i, n - i, 0);
+        vec_store_n(y + i, n - i, FN(gradient_block)(a, b, plan, of));
     }
 }
 
@@ -419,8 +433,12 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
                 a[k] = FN(load_short_block)(grad, batch, r, k, 0);
                 b[k] = FN(load_short_block)(saved, batch, r, k, 1);
             }
-            const vec terms =
-                blocks == 1 ? FN(gradient_term)(a[0], b[0], &reach, of) : FN(gradient_terms)(a, b, &reach, of);
+            vec terms = zero;
+            if (blocks == 1)
+                terms = FN(gradient_term)(a[0], b[0], &reach, of);
+            else
+                FSM_EACH_REGISTER(j)
+            terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &reach, of, j));
             vec_acc_fold_parts(vec_acc_of(terms), parts, hi + r, lo + r);
         }
         const real most = vec_hmax(reach.grad);
@@ -439,17 +457,13 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
         FN(gradient_plan) plan = FN(gradient_plan_of)(vec_set1(0), reach, g->beta);
         real *results = FN(batch_results)(g, first, batch, room);
         for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
-            vec a[FSM_MOST_BLOCKS], b[FSM_MOST_BLOCKS];
+            plan.sum = vec_set_parts(sums + r, parts);
             FSM_UNROLL
             for (int k = 0; k < blocks; k++) {
-                a[k] = FN(load_short_block)(grad, batch, r, k, 0);
-                b[k] = FN(load_short_block)(saved, batch, r, k, 1);
+                const vec a = FN(load_short_block)(grad, batch, r, k, 0);
+                const vec b = FN(load_short_block)(saved, batch, r, k, 1);
+                FN(store_short_block)(results, batch, r, k, FN(gradient_block)(a, b, plan, of));
             }
-            plan.sum = vec_set_parts(sums + r, parts);
-            FN(gradient_blocks)(a, b, blocks, plan, of);
-            FSM_UNROLL
-            for (int k = 0; k < blocks; k++)
-                FN(store_short_block)(results, batch, r, k, a[k]);
         }
         FN(store_batch)(g, first, batch, results);
     }
@@ -477,19 +491,25 @@ FSM_INLINE void FN(gradient_add_piece)(int tiles, FN(piece) grad, FN(piece) save
                                        FN(gradient) of) {
     for (ptrdiff_t i = 0; i < LANES && i < grad.count; i++)
         for (int t = 0; t < tiles; t++) {
-            vec a[4], b[4];
+            vec terms = vec_set1(0);
             FSM_UNROLL
-            for (int step = 0; step < 4; step++) {
-                const ptrdiff_t at = i + step * LANES;
-                const bool there = at < grad.count;
-                a[step] = there ? vec_load(FN(in_piece)(grad, t, at)) : vec_set1(0);
-                b[step] = there ? vec_load(FN(in_piece)(saved, t, at)) : vec_set1(1);
-                if (there) {
-                    FN(prefetch_block)(FN(in_piece)(grad, t, at + 1));
-                    FN(prefetch_block)(FN(in_piece)(saved, t, at + 1));
+            for (int step = 0; step < 4; step++)
+                if (i + step * LANES < grad.count) {
+                    FN(prefetch_block)(FN(in_piece)(grad, t, i + step * LANES + 1));
+                    FN(prefetch_block)(FN(in_piece)(saved, t, i + step * LANES + 1));
                 }
+            FSM_EACH_REGISTER(j) {
+                vec a[4], b[4];
+                FSM_UNROLL
+                for (int step = 0; step < 4; step++) {
+                    const ptrdiff_t at = i + step * LANES;
+                    const bool there = at < grad.count;
+                    a[step] = there ? FN(load_register)(FN(in_piece)(grad, t, at), j) : vec_set1(0);
+                    b[step] = there ? FN(load_register)(FN(in_piece)(saved, t, at), j) : vec_set1(1);
+                }
+                terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &reach[t], of, j));
             }
-            lanes[t * LANES + i] = vec_acc_add(lanes[t * LANES + i], FN(gradient_terms)(a, b, &reach[t], of));
+            lanes[t * LANES + i] = vec_acc_add(lanes[t * LANES + i], terms);
         }
 }
 
@@ -506,8 +526,7 @@ FSM_OUTLINE_ vec FN(plain_block)(vec grad, vec saved, const FN(gradient_columns_
     real from[LANES], of_saved[LANES], to[LANES];
     vec_store(from, grad);
     vec_store(of_saved, saved);
-    FN(gradient_blocks)(&grad, &saved, 1, plan->of_all, of);
-    vec_store(to, grad);
+    vec_store(to, FN(gradient_block)(grad, saved, plan->of_all, of));
     for (int j = 0; j < LANES; j++)
         if (!plan->ordinary[j])
             FN(plain_results)(from + j, of_saved + j, to + j, 1, plan->totals[j], temperature, of);
@@ -518,20 +537,30 @@ FSM_OUTLINE_ vec FN(plain_block)(vec grad, vec saved, const FN(gradient_columns_
 FSM_INLINE void FN(gradient_tile)(FN(piece) grad, FN(piece) saved, FN(piece) y, ptrdiff_t t, ptrdiff_t i,
                                   const int count, const FN(gradient_columns_plan) * plan, double temperature,
                                   FN(gradient) of) {
-    vec a[4], b[4];
     FSM_UNROLL
     for (int k = 0; k < count; k++) {
-        a[k] = vec_load(FN(in_piece)(grad, t, i + k));
-        b[k] = vec_load(FN(in_piece)(saved, t, i + k));
         FN(prefetch_block)(FN(in_piece)(grad, t, i + k + 4));
         FN(prefetch_block)(FN(in_piece)(saved, t, i + k + 4));
     }
-    if (plan->all_ordinary)
-        FN(gradient_blocks)(a, b, count, plan->of_all, of);
-    FSM_UNROLL
-    for (int k = 0; k < count; k++)
-        vec_store(FN(in_piece)(y, t, i + k),
-                  plan->all_ordinary ? a[k] : FN(plain_block)(a[k], b[k], plan, temperature, of));
+    if (!plan->all_ordinary) {
+        for (int k = 0; k < count; k++) {
+            const vec a = vec_load(FN(in_piece)(grad, t, i + k)), b = vec_load(FN(in_piece)(saved, t, i + k));
+            vec_store(FN(in_piece)(y, t, i + k), FN(plain_block)(a, b, plan, temperature, of));
+        }
+        return;
+    }
+    FSM_EACH_REGISTER(j) {
+        vec a[4], b[4];
+        FSM_UNROLL
+        for (int k = 0; k < count; k++) {
+            a[k] = FN(load_register)(FN(in_piece)(grad, t, i + k), j);
+            b[k] = FN(load_register)(FN(in_piece)(saved, t, i + k), j);
+        }
+        FN(gradient_registers)(a, b, count, plan->of_all, of, j);
+        FSM_UNROLL
+        for (int k = 0; k < count; k++)
+            FN(store_register)(FN(in_piece)(y, t, i + k), j, a[k]);
+    }
 }
 
 FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {

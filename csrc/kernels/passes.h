@@ -34,9 +34,16 @@ FSM_INLINE FN(range) FN(range_row)(const real *x, ptrdiff_t n) {
     FN(range) range = FN(range_of)(vec_set1(first));
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        FN(range) a = FN(range_of)(vec_load(x + i)), b = FN(range_of)(vec_load(x + i + LANES));
-        FN(range) c = FN(range_of)(vec_load(x + i + 2 * LANES)), d = FN(range_of)(vec_load(x + i + 3 * LANES));
-        range = FN(range_join)(range, FN(range_join)(FN(range_join)(a, b), FN(range_join)(c, d)));
+        FSM_EACH_REGISTER(j) {
+            FN(range) r[4];
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++)
+                r[step] = FN(range_of)(FN(load_register)(x + i + step * LANES, j));
+            r[0] = FN(range_join)(FN(range_join)(r[0], r[1]), FN(range_join)(r[2], r[3]));
+            r[0] = FN(range_join)(range, r[0]);
+            range.max = FN(set_register)(range.max, j, r[0].max);
+            range.least = FN(set_register)(range.least, j, r[0].least);
+        }
     }
     for (; i + LANES <= n; i += LANES)
         range = FN(range_join)(range, FN(range_of)(vec_load(x + i)));
