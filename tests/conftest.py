@@ -31,6 +31,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 assert PACKAGE.parent != CHECKOUT or not STALE, f"edited since it was compiled: {STALE}; run pip install -e . again"
 
 
+def pytest_collection_modifyitems(items):
+    """The file that takes longest, several minutes of compilers and QEMU, comes first: other processes do the rest in
+    the meantime (`pytest -n auto --dist loadfile --no-loadscope-reorder`)."""
+    items.sort(key=lambda item: item.path.name != "test_native.py")
+
+
 def not_under_asan(reason):
     """Marks a test that AddressSanitizer itself stands in the way of."""
     return pytest.mark.skipif(ASAN, reason=f"under AddressSanitizer {reason}")
