@@ -666,13 +666,13 @@ def test_three_digits(value, text):
 # ---- README
 
 
-def test_readme_has_the_tables_of_the_committed_report():
+def test_readme_has_the_tables_of_the_committed_reports():
     assert readme_tables.main(["--check"]) == 0
 
 
 def test_a_stale_readme_is_noticed(base):
     text = readme_tables.README.read_text()
-    assert readme_tables.updated(text, base) != text
+    assert readme_tables.updated(text, base, base) != text
 
 
 def test_our_function_has_its_name():

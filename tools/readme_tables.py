@@ -1,9 +1,9 @@
-"""The tables of README.md, from docs/benchmark/quick.json.
+"""The tables of README.md, from docs/benchmark/quick.json and docs/benchmark/avx2/quick.json.
 
     python -m bench --quick --results docs/benchmark && python tools/readme_tables.py
 
-measures, and writes them between the markers in README.md. With --check it writes nothing and fails if they are not
-what the report says; tests/test_bench.py does that.
+measures, and writes them between the markers in README.md; on a CPU without AVX-512, with docs/benchmark/avx2. With
+--check it writes nothing and fails if they are not what the reports say; tests/test_bench.py does that.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from bench import report as reports  # noqa: E402
 from bench import tables  # noqa: E402
 
 README = ROOT / "README.md"
-REPORT = ROOT / "docs/benchmark/quick.json"
+REPORT, OF_AVX2 = ROOT / "docs/benchmark/quick.json", ROOT / "docs/benchmark/avx2/quick.json"
 
 
 def markdown(header, rows):
@@ -36,18 +36,23 @@ def details(title, header, rows):
     return f"<details><summary>{title}</summary>\n\n{markdown(header, rows)}\n\n</details>"
 
 
-def benchmark(report):
+def times(report, path=OF_AVX2):
+    path = path.relative_to(ROOT)
     parts = [
-        f"From [`{REPORT.relative_to(ROOT)}`]({REPORT.relative_to(ROOT)}), made by `{report['command']}`.",
+        f"From [`{path}`]({path}), made by `{report['command']}`.",
         f"{reports.machine_line(report)}; {reports.versions_line(report)}.",
-        "![How many times as long as fastsoftmax the others take](docs/benchmark/ratios.png)",
+        f"![How many times as long as fastsoftmax the others take]({path.parent}/ratios.png)",
         verdict(report),
     ]
     for threads, title in (("1", "One thread"), ("all", f"All {report['machine']['cores']} threads")):
         header, rows = tables.time_table(report, threads)
         if rows:
             parts.append(details(f"{title}: the numbers", header, rows))
-    parts.append(tables.legend(report))
+    return "\n\n".join(parts)
+
+
+def benchmark(report):
+    parts = [times(report, REPORT), tables.legend(report)]
     if report["memory"]:
         parts += [tables.MEMORY + ":", details("Memory", *tables.memory_table(report))]
     return "\n\n".join(parts)
@@ -65,16 +70,14 @@ def verdict(report):
     return "\n".join(lines)
 
 
-SECTIONS = {"accuracy": accuracy, "benchmark": benchmark}
-
-
-def updated(text, report):
-    for name, make in SECTIONS.items():
+def updated(text, report, of_avx2):
+    sections = (("accuracy", accuracy, report), ("benchmark", benchmark, report), ("benchmark of AVX2", times, of_avx2))
+    for name, make, of in sections:
         begin, end = f"<!-- {name}: written by tools/readme_tables.py -->", f"<!-- end of {name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"README.md has no {begin} ... {end}")
-        content = f"{begin}\n\n{make(report)}\n\n{end}"
+        content = f"{begin}\n\n{make(of)}\n\n{end}"
         text = pattern.sub(lambda _, content=content: content, text)
     return text
 
@@ -84,10 +87,10 @@ def main(arguments=None):
     parser.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
     options = parser.parse_args(arguments)
     before = README.read_text()
-    after = updated(before, reports.load(REPORT))
+    after = updated(before, reports.load(REPORT), reports.load(OF_AVX2))
     if options.check:
         if before != after:
-            print(f"README.md is not what {REPORT.relative_to(ROOT)} says: run python tools/readme_tables.py")
+            print("README.md is not what the reports in docs/benchmark say: run python tools/readme_tables.py")
         return int(before != after)
     README.write_text(after)
     return 0
