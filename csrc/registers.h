@@ -11,7 +11,7 @@
 #endif
 
 #if !defined(FSM_EACH_REGISTER)
-#define ALL_REGISTERS -1
+#define ALL_REGISTERS (-1)
 #define FSM_EACH_REGISTER(i)                                                                                           \
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < FSM_REGISTERS; i++)

@@ -145,7 +145,7 @@ def test_many_python_threads_at_once(expected):
 
 def test_labels_that_change_during_the_call():
     """One that was in range when they were looked at must not lead anywhere else when it is not."""
-    code = """
+    run_python("""
 logits, target, stop = np.zeros((200000, 5), np.float32), np.zeros(200000, np.int64), threading.Event()
 out = np.empty_like(logits)
 
@@ -156,18 +156,14 @@ def change():
 
 thread = threading.Thread(target=change)
 thread.start()
-refused = 0
 for _ in range(100):
     try:
         fs.cross_entropy_with_grad(logits, target, out=out)
     except IndexError:
-        refused += 1
+        pass  # it was out of range when it was looked at
 stop.set()
 thread.join()
-print(refused)
-"""
-    refused = int(run_python(code))
-    assert 0 <= refused <= 100
+""")
 
 
 def test_the_gil_is_released():

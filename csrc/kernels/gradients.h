@@ -120,7 +120,7 @@ FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptr
         }
         vec terms = vec_set1(0);
         FSM_EACH_REGISTER(j)
-        terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &all, of, j));
+            terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &all, of, j));
         lanes = vec_acc_add(lanes, terms);
     }
     *reach = all;
@@ -438,7 +438,7 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
                 terms = FN(gradient_term)(a[0], b[0], &reach, of);
             else
                 FSM_EACH_REGISTER(j)
-            terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &reach, of, j));
+                    terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &reach, of, j));
             vec_acc_fold_parts(vec_acc_of(terms), parts, hi + r, lo + r);
         }
         const real most = vec_hmax(reach.grad);
