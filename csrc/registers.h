@@ -1,8 +1,8 @@
 /* A block register by register. Where a block is several registers, of 16 in all, a step that has 4 blocks at once
  * moves most of them to memory and back: the first sweep of softmax_grad had 299 instructions for 128 numbers, 160 of
  * which touched the stack, and took 1.5 times as long (AVX2, Zen 3). So such a step is a loop over the registers of a
- * block (FSM_EACH_REGISTER), whose body takes register i of what it computes. What it computes of others is dead code,
- * of which the compiler leaves no instruction.
+ * block (FSM_EACH_REGISTER), whose body takes register i of what it computes, as it does of the exponentials that are
+ * added four at a time. What it computes of others is dead code, of which the compiler leaves no instruction.
  *
  * An instruction set's file that wants that defines FSM_REGISTERS, and has them in v[]. */
 
@@ -48,6 +48,15 @@ FSM_INLINE_ vec FN(set_register)(vec a, int i, vec b) {
     a.v[i] = b.v[i];
     return a;
 #endif
+}
+
+/* a, whose lanes are all the same: the compiler is told that one register stands for them all. */
+FSM_INLINE_ vec FN(uniform)(vec a) {
+#if FSM_REGISTERS > 1
+    FSM_EACH_REGISTER(i)
+        a.v[i] = a.v[0];
+#endif
+    return a;
 }
 
 /* vec_any_lt of register i, or of all. */

@@ -96,18 +96,23 @@ static void FN(named_of)(const FN(group) * g, int t, FN(named) * named) {
     real weights[LANES];
     if (names)
         FN(targets_of)(g, t, targets);
-    for (int j = 0; j < LANES; j++) {
-        const bool here = names && j < FN(entries)(g, t);
-        const ptrdiff_t r = t * LANES + j;
-        named->ignored[j] = here && FN(is_ignored)(&args->loss, targets[j]);
-        const bool counts = here && !named->ignored[j] && targets[j] >= 0 && targets[j] < args->n;
+    const int entries = names ? FN(entries)(g, t) : 0;
+    for (int j = 0; j < entries; j++) {
+        named->ignored[j] = FN(is_ignored)(&args->loss, targets[j]);
+        const bool counts = !named->ignored[j] & (targets[j] >= 0) & (targets[j] < args->n);
         named->index[j] = counts ? (ptrdiff_t)targets[j] : -1;
-        named->x[j] = weights[j] = 0;
-        if (named->index[j] >= 0) {
-            named->x[j] = FN(element)(args, FSM_X, FN(start_of)(g, FSM_X, r), named->index[j]);
-            weights[j] =
-                weighted ? FN(element)(args, FSM_CLASS_WEIGHT, FN(start_of)(g, FSM_CLASS_WEIGHT, r), targets[j]) : 1;
-        }
+        weights[j] = counts;
+    }
+    for (int j = entries; j < LANES; j++) {
+        named->ignored[j] = false;
+        named->index[j] = -1;
+        weights[j] = 0;
+    }
+    for (int j = 0; j < LANES; j++) {
+        const ptrdiff_t r = t * LANES + j, at = named->index[j];
+        named->x[j] = at < 0 ? 0 : FN(element)(args, FSM_X, FN(start_of)(g, FSM_X, r), at);
+        if (weighted && at >= 0)
+            weights[j] = FN(element)(args, FSM_CLASS_WEIGHT, FN(start_of)(g, FSM_CLASS_WEIGHT, r), at);
     }
     const double part = 1 - args->loss.smoothing + args->loss.smoothing / (double)args->n;
     for (int j = 0; j < LANES; j++)
@@ -289,6 +294,9 @@ static void FN(c_sum_columns)(const FN(group) * g, const FN(log_state) * states,
     }
 }
 
+/* Without a c of other classes. */
+static const FN(c_sums) FN(no_sums);
+
 /* ---- losses, and what the gradient needs */
 
 /* Stores the losses of tile t: NaN for rows without a sum, 0 for those that do not count. */
@@ -301,29 +309,37 @@ static void FN(store_losses)(const FN(group) * g, int t, const FN(log_state) * s
     }
 }
 
-/* Of rows (t = 0), or of tile t: stores the losses; returns in `shares` what their gradients take. The middle loop has
- * no branch, so that compilers vectorise it; what it gives for rows without a sum is of no use. */
+/* Of rows (t = 0), or of tile t: stores the losses; returns in `shares` what their gradients take. Two loops have no
+ * branch, so that compilers vectorise them; what they give for rows without a sum is of no use. */
 static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_state) * s, const FN(named) * named,
                                      const FN(c_sums) * sums, FN(shares) * shares, bool with_c) {
     const fsm_loss loss = g->args->loss;
     const int count = FN(entries)(g, t);
     const double scale = 1 / loss.divisor, of_z = loss.z / loss.z_divisor, z = of_z * loss.divisor;
-    double tails[LANES], losses[LANES], f[LANES], gradient[LANES], most[LANES];
+    double tails[LANES], losses[LANES], slopes[LANES], f[LANES], gradient[LANES], most[LANES];
     real max[LANES], shift[LANES], e[LANES];
     FN(log_tails)(s, count, tails);
+    for (int j = 0; j < count; j++) {
+        const double own = named->c[j], c = own + sums->c[j], lse = s->max[j] + tails[j];
+        const double distance = own * fsm_select(own == 0, 0, s->max[j] - named->x[j]);
+        losses[j] = sums->distance[j] + distance + c * tails[j] + z * lse * lse;
+        slopes[j] = 2 * of_z * lse;
+    }
+    FN(store_losses)(g, t, s, named->ignored, losses);
+    if (!g->args->operands[FSM_Y].data)
+        return;
     for (int j = 0; j < LANES; j++) {
         max[j] = j < count ? (real)s->max[j] : 0;
         shift[j] = j < count ? (real)s->shift[j] : 0;
     }
+    for (int j = count; j < LANES; j++)
+        f[j] = most[j] = gradient[j] = 0;
     const vec finite_max = FN(finite_or)(vec_load(max), vec_set1(0));
     const FN(exp_frame) frame = FN(exp_frame_of)(finite_max, vec_load(shift), g->beta);
     vec_store(e, FN(exp)(vec_load(named->x), frame, true));
     for (int j = 0; j < count; j++) {
-        const double own = named->c[j], c = own + sums->c[j];
-        const double lse = s->max[j] + tails[j], slope = 2 * of_z * lse;
-        const double distance = own * fsm_select(own == 0, 0, s->max[j] - named->x[j]);
-        losses[j] = sums->distance[j] + distance + c * tails[j] + z * lse * lse;
-        f[j] = scale * c + slope;
+        const double own = named->c[j], slope = slopes[j];
+        f[j] = scale * (own + sums->c[j]) + slope;
         most[j] = fabs(scale) * sums->most[j];
 
         const double others = s->others[j].hi + s->others[j].lo, sum = s->e[j] + others;
@@ -332,9 +348,6 @@ static void FN(cross_entropy_finish)(const FN(group) * g, int t, const FN(log_st
         const double own_rest = fsm_select(is_max, own * others / sum, own * (1 - p));
         gradient[j] = scale * (sums->c[j] * p - own_rest) + slope * p;
     }
-    FN(store_losses)(g, t, s, named->ignored, losses);
-    if (!g->args->operands[FSM_Y].data)
-        return;
     if (with_c)
         FN(shares_and_c_of)(shares, s, f, count, -scale, most);
     else
@@ -410,7 +423,6 @@ static void FN(cross_entropy_rows)(const FN(group) * g) {
 static void FN(cross_entropy_short_rows)(const FN(group) * g) {
     FN(log_state) state;
     FN(named) named;
-    FN(c_sums) sums = {{0}, {0}, {0}};
     FN(shares) shares;
     real e[BATCH_ROOM];
     if (!FN(log_sweep_short)(g, &state, e)) {
@@ -418,7 +430,7 @@ static void FN(cross_entropy_short_rows)(const FN(group) * g) {
         return;
     }
     FN(named_of)(g, 0, &named);
-    FN(cross_entropy_finish)(g, 0, &state, &named, &sums, &shares, false);
+    FN(cross_entropy_finish)(g, 0, &state, &named, &FN(no_sums), &shares, false);
     if (g->args->operands[FSM_Y].data)
         FN(share_short)(g, &shares, e);
 }

@@ -114,9 +114,9 @@ FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptr
     if (i < n) {
         FSM_UNROLL
         for (int step = 0; step < 4; step++) {
-            const ptrdiff_t at = i + step * LANES, left = n < at ? 0 : n - at, count = left < LANES ? left : LANES;
-            a[step] = vec_load_n(grad + at, count, 0);
-            b[step] = vec_load_n(saved + at, count, 1);
+            const ptrdiff_t at = i + step * LANES;
+            a[step] = FN(load_rest)(grad + at, n - at, 0);
+            b[step] = FN(load_rest)(saved + at, n - at, 1);
         }
         vec terms = vec_set1(0);
         FSM_EACH_REGISTER(j)

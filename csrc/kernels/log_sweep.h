@@ -51,12 +51,16 @@ FSM_INLINE real *FN(kept_at)(const FN(group) * g, ptrdiff_t r) {
     return g->y_ready && !FN(stream_of)(g) ? FN(in_place)(g, FSM_Y, r, 0) : FN(in_scratch)(g, r, 0);
 }
 
-/* The maximum and where it first is, -1 if it is -inf or NaN; returns whether a subnormal is there. */
+/* The maximum of up to FSM_CHUNK elements and where it first is, -1 if it is -inf or NaN; returns whether a subnormal
+ * is there. */
 FSM_INLINE bool FN(find_max)(const real *x, ptrdiff_t n, real *max, ptrdiff_t *index) {
-    const FN(range) range = FN(range_row)(x, n);
+    vec where;
+    const FN(range) range = FN(range_row)(x, n, &where);
+    const vec none = vec_set1(-FSM_CHUNK);
     *max = vec_hmax(range.max);
     *index = -1;
-    for (ptrdiff_t i = 0; i < n && *max > -(real)INFINITY; i += LANES) {
+    const real group = -vec_hmax(vec_select_lt(range.max, vec_set1(*max), none, vec_sub(vec_set1(0), where)));
+    for (ptrdiff_t i = (ptrdiff_t)group * 4 * LANES; i < n && *max > -(real)INFINITY; i += LANES) {
         const ptrdiff_t left = n - i;
         const vec a = left < LANES ? vec_load_n(x + i, left, -(real)INFINITY) : vec_load(x + i);
         const int lane = vec_find_eq(a, vec_set1(*max));
@@ -206,26 +210,36 @@ FSM_INLINE void FN(log_maxima)(FN(log_tile) * tiles, int count, FN(piece) x, FN(
 /* Elements i, i + LANES, ... of a piece: 4 of them, or those that are there. `skip`: one may be a maximum. */
 FSM_INLINE void FN(log_add_lane)(FN(log_tile) * tile, FN(piece) x, FN(piece) w, ptrdiff_t t, ptrdiff_t from,
                                  ptrdiff_t i, bool skip, real beta, const bool all, FN(log_kind) kind) {
-    vec a[4], e[4], d[4]; /* x, its exponential, the distance */
-    FSM_UNROLL
-    for (int step = 0; step < 4; step++) {
-        const bool there = all || i + step * LANES < x.count;
-        a[step] = there ? vec_load(FN(in_piece)(x, t, i + step * LANES)) : vec_set1(0);
-        e[step] = a[step];
-        if (!all && there)
-            FN(exp_blocks)(&e[step], 1, &tile->frame, tile->careful);
+    const vec zero = vec_set1(0);
+    vec sum = zero, e[4], d[4]; /* exponentials, distances */
+    if (all && kind == FN(SUMS) && !tile->careful) {
+        FSM_EACH_REGISTER(j) {
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++)
+                e[step] = FN(load_register)(FN(in_piece)(x, t, i + step * LANES), j);
+            FN(exp_four)(e, &tile->frame, false);
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++)
+                if (skip)
+                    e[step] = FN(leave_out)(e[step], from + i + step * LANES, tile->at);
+            sum = FN(set_register)(sum, j, FN(add_four)(e[0], e[1], e[2], e[3]));
+        }
+        tile->lanes[i] = vec_acc_add(tile->lanes[i], sum);
+        return;
     }
-    if (all)
-        FN(exp_blocks)(e, 4, &tile->frame, tile->careful);
     FSM_UNROLL
     for (int step = 0; step < 4; step++) {
-        const bool there = all || i + step * LANES < x.count;
-        if (there && kind == FN(WEIGHTED))
-            e[step] = vec_mul(e[step], vec_load(FN(in_piece)(w, t, i + step * LANES)));
-        d[step] = there && kind == FN(DISTANCES) ? FN(distance)(a[step], e[step], tile->max, beta) : vec_set1(0);
-        if (there && skip) {
-            const vec apart = vec_abs(vec_sub(tile->at, vec_set1((real)(from + i + step * LANES))));
-            e[step] = vec_select_lt(apart, vec_set1((real)0.5), vec_set1(0), e[step]);
+        e[step] = d[step] = zero;
+        if (all || i + step * LANES < x.count) {
+            const vec a = vec_load(FN(in_piece)(x, t, i + step * LANES));
+            e[step] = a;
+            FN(exp_blocks)(&e[step], 1, &tile->frame, tile->careful);
+            if (kind == FN(WEIGHTED))
+                e[step] = vec_mul(e[step], vec_load(FN(in_piece)(w, t, i + step * LANES)));
+            if (kind == FN(DISTANCES))
+                d[step] = FN(distance)(a, e[step], tile->max, beta);
+            if (skip)
+                e[step] = FN(leave_out)(e[step], from + i + step * LANES, tile->at);
         }
     }
     tile->lanes[i] = vec_acc_add(tile->lanes[i], FN(add_four)(e[0], e[1], e[2], e[3]));
@@ -314,6 +328,15 @@ static void FN(log_infinities)(const FN(group) * g, FN(log_tile) * tiles, ptrdif
     }
 }
 
+/* The frame of a tile whose maxima are known; returns whether one is infinite. */
+FSM_INLINE bool FN(log_frame)(FN(log_tile) * tile, FN(beta) beta, bool weighted) {
+    tile->max = FN(finite_or)(tile->range.max, vec_set1(0));
+    const vec shift = weighted ? tile->max : FN(shift_of)(tile->max, beta);
+    tile->careful = FN(range_has_subnormal)(tile->range) || beta.scaled || vec_any_lt(vec_set1(0), vec_abs(shift));
+    tile->frame = FN(exp_frame_of)(tile->max, shift, beta);
+    return vec_any_lt(tile->max, tile->range.max);
+}
+
 /* Elements [begin, begin + count). */
 FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles, ptrdiff_t begin, ptrdiff_t count,
                                       FN(log_kind) kind) {
@@ -339,15 +362,9 @@ FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles,
     }
     bool infinite = kind == FN(WEIGHTED);
     for (int t = 0; t < g->tiles; t++) {
-        FN(log_tile) *tile = &tiles[t];
-        tile->max = FN(finite_or)(tile->range.max, vec_set1(0));
-        const vec shift = kind == FN(WEIGHTED) ? tile->max : FN(shift_of)(tile->max, g->beta);
-        tile->careful =
-            FN(range_has_subnormal)(tile->range) || g->beta.scaled || vec_any_lt(vec_set1(0), vec_abs(shift));
-        tile->frame = FN(exp_frame_of)(tile->max, shift, g->beta);
-        infinite |= vec_any_lt(tile->max, tile->range.max);
+        infinite |= FN(log_frame)(&tiles[t], g->beta, kind == FN(WEIGHTED));
         real at[LANES];
-        vec_store(at, tile->at);
+        vec_store(at, tiles[t].at);
         for (int j = 0; j < LANES; j++)
             if (at[j] >= 0)
                 skip[(ptrdiff_t)at[j]] = 1;
@@ -363,17 +380,83 @@ FSM_INLINE void FN(log_chunk_columns)(const FN(group) * g, FN(log_tile) * tiles,
         FN(log_infinities)(g, tiles, begin, count, kind);
 }
 
+/* ---- short columns: the lanes of their sums are the exponentials (tile.h), and there is nothing to merge */
+
+/* The maxima of a tile, and where they are. */
+FSM_INLINE void FN(log_short_maxima)(FN(log_tile) * tile, FN(piece) x, int t) {
+    tile->odd = vec_set1(0);
+    memset(tile->flags, 0, sizeof tile->flags);
+    FSM_EACH_REGISTER(j) {
+        FN(range) range = {vec_set1(-(real)INFINITY), vec_set1(1)};
+        vec at = vec_set1(-1);
+        for (ptrdiff_t i = 0; i < x.count; i++) {
+            const vec a = FN(load_register)(FN(in_piece)(x, t, i), j);
+            at = vec_select_lt(range.max, a, vec_set1((real)i), at);
+            range = FN(range_join)(range, FN(range_of)(a));
+        }
+        tile->range.max = FN(set_register)(tile->range.max, j, range.max);
+        tile->range.least = FN(set_register)(tile->range.least, j, range.least);
+        tile->at = FN(set_register)(tile->at, j, at);
+    }
+}
+
+/* The state of a tile, but for what weights, distances and merges need. No loop has a branch. */
+FSM_INLINE void FN(log_short_state)(FN(log_state) * s, const FN(log_tile) * tile, FN(piece) x, int t) {
+    real room[LANES * LANES], max[LANES], of_max[LANES], shift[LANES], at[LANES];
+    double hi[LANES], lo[LANES];
+    const FN(piece) e = {(char *)room, LANES * sizeof(real), 0, x.count};
+    x.at += t * x.tile_step;
+    FN(exp_column)(x, e, 0, &tile->frame, tile->careful);
+    vec_acc_get(FN(sum_short_column)(e, 0, &tile->at), hi, lo);
+    vec_store(of_max, FN(exp)(tile->max, tile->frame, tile->careful));
+    vec_store(max, tile->range.max);
+    vec_store(shift, tile->frame.shift);
+    vec_store(at, tile->at);
+    for (int j = 0; j < LANES; j++) {
+        s->max[j] = max[j];
+        s->e[j] = of_max[j];
+        s->shift[j] = shift[j];
+        s->others[j] = (fsm_sum){hi[j], lo[j]};
+    }
+    for (int j = 0; j < LANES; j++)
+        s->flags[j] =
+            tile->flags[j] | (((max[j] != max[j]) | ((tile->flags[j] == 0) & (hi[j] != hi[j]))) ? FN(HAS_NAN) : 0);
+    for (int j = 0; j < LANES; j++)
+        s->index[j] = (ptrdiff_t)at[j];
+    for (int j = 0; j < LANES; j++)
+        s->careful[j] = tile->careful;
+}
+
+static void FN(log_sweep_short_columns)(const FN(group) * g, FN(log_state) * states) {
+    const FN(piece) x = FN(piece_of_x)(g, 0, g->args->n, false);
+    FN(log_tile) tiles[LOG_TILES];
+    bool infinite = false;
+    for (int t = 0; t < g->tiles; t++) {
+        FN(log_short_maxima)(&tiles[t], x, t);
+        infinite |= FN(log_frame)(&tiles[t], g->beta, false);
+    }
+    if (infinite)
+        FN(log_infinities)(g, tiles, 0, x.count, FN(SUMS));
+    for (int t = 0; t < g->tiles; t++)
+        FN(log_short_state)(&states[t], &tiles[t], x, t);
+}
+
 /* ---- short rows, a batch of them: a group has no more */
 
-/* The state of a batch, and its exponentials by blocks, in `e`. False: some row has no sum, or needs a shift. */
+/* The state of a batch, but for what weights, distances and merges need, and its exponentials by blocks, in `e`. False:
+ * some row has no sum, or needs a shift. */
 FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, const int blocks, FN(log_state) * s,
                                     real *e) {
     const FN(batch) batch = FN(batch_of)(g, 0, parts, blocks);
     const int width = blocks * LANES / parts;
     const real *x = FN(in_place)(g, FSM_X, 0, 0);
-    real max[LANES], magic[LANES], low[LANES], k[LANES], of_max[LANES];
-    double hi[LANES] = {0}, lo[LANES] = {0};
-    int at[LANES] = {0};
+    real max[LANES], magic[LANES], low[LANES], of_max[LANES];
+    double hi[LANES], lo[LANES];
+    int at[LANES];
+    for (ptrdiff_t r = batch.rows; r < LANES; r++) { /* (compilers clear whole arrays slowly) */
+        hi[r] = lo[r] = 0;
+        at[r] = 0;
+    }
     FN(batch_maxima)(x, batch, max);
     const vec scaled_max = vec_mul(vec_load(max), vec_set1(g->beta.hi));
     if (!(vec_hmax(vec_abs(scaled_max)) < DIRECT))
@@ -382,7 +465,6 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, const 
     FN(exp_frame) frame = FN(exp_frame_of)(vec_load(max), vec_set1(0), g->beta);
     vec_store(magic, frame.magic);
     vec_store(low, frame.low);
-    vec_store(k, FN(exp_frame_k)(&frame));
     bool careful = g->beta.scaled;
     for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
         vec a[FSM_MOST_BLOCKS], least = vec_set1(MIN_NORMAL);
@@ -433,15 +515,14 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, const 
     for (int j = 0; j < LANES; j++) {
         s->max[j] = max[j];
         s->e[j] = of_max[j];
-        s->weight[j] = 1;
-        s->k[j] = k[j];
         s->shift[j] = 0;
         s->others[j] = (fsm_sum){hi[j], lo[j]};
-        s->distance[j] = (fsm_sum){0, 0};
-        s->index[j] = at[j] < batch.n ? at[j] : -1;
-        s->flags[j] = 0;
-        s->careful[j] = careful;
     }
+    for (int j = 0; j < LANES; j++)
+        s->index[j] = at[j] < batch.n ? at[j] : -1;
+    memset(s->flags, 0, sizeof s->flags);
+    for (int j = 0; j < LANES; j++)
+        s->careful[j] = careful;
     return !none;
 }
 
@@ -577,7 +658,9 @@ FSM_OUTLINE_ void FN(log_sweep_rows)(const FN(group) * g, FN(log_state) * state,
 }
 
 FSM_OUTLINE_ void FN(log_sweep_columns)(const FN(group) * g, FN(log_state) * states, FN(log_kind) kind) {
-    if (kind == FN(SUMS))
+    if (kind == FN(SUMS) && g->args->n <= LANES)
+        FN(log_sweep_short_columns)(g, states);
+    else if (kind == FN(SUMS))
         FN(log_sweep_columns_body)(g, states, FN(SUMS));
     else if (kind == FN(WEIGHTED))
         FN(log_sweep_columns_body)(g, states, FN(WEIGHTED));

@@ -78,28 +78,53 @@ FSM_INLINE vec FN(exp_frame_k)(const FN(exp_frame) * frame) {
     return vec_sub(vec_set1(ROUND_TO_INT + LOWEST), frame->magic);
 }
 
-/* e. `careful`: for rows with a shift, a temperature or subnormal x. */
-FSM_INLINE vec FN(exp)(vec x, FN(exp_frame) frame, bool careful) {
+/* How many blocks, or registers of blocks (registers.h), go through the steps of an exponential together: four
+ * registers keep a CPU busy, and leave room for what else is in some. Against block by block, softmax of (1024, 1024)
+ * float32 takes 0.87 times as long, of (1000, 64) along axis 0 0.81 (AVX2, Zen 3). */
+#define EXP_TOGETHER (FSM_REGISTERS > 1 ? 4 : 1)
+
+/* e, in place of `count` <= EXP_TOGETHER, a constant, x. `careful`: for rows with a shift, a temperature or subnormal
+ * x. (Loops end at constants: what ends at an argument Clang unrolls as if it could be anything.) */
+FSM_INLINE void FN(exp_together)(vec *x, const int count, const FN(exp_frame) * frame, bool careful) {
     static const real c[] = EXP_POLYNOMIAL;
-    vec lost = vec_set1(0);
+    vec lost[EXP_TOGETHER], z[EXP_TOGETHER], n[EXP_TOGETHER], p[EXP_TOGETHER];
+#define EACH_X(statement)                                                                                              \
+    FSM_UNROLL                                                                                                         \
+    for (int k = 0; k < EXP_TOGETHER; k++)                                                                             \
+        if (k < count) {                                                                                               \
+            statement;                                                                                                 \
+        }
     if (careful) {
-        const vec beta = vec_set1(frame.beta.hi);
-        const vec d = vec_clamp(vec_sub(vec_flush(x), frame.shift), vec_set1(frame.beta.floor));
-        x = vec_mul(d, beta);
-        lost = vec_fma(d, vec_set1(frame.beta.lo), vec_mul_error(d, beta, x));
+        const vec beta = vec_set1(frame->beta.hi);
+        EACH_X(n[k] = vec_clamp(vec_sub(vec_flush(x[k]), frame->shift), vec_set1(frame->beta.floor)))
+        EACH_X(x[k] = vec_mul(n[k], beta))
+        EACH_X(lost[k] = vec_fma(n[k], vec_set1(frame->beta.lo), vec_mul_error(n[k], beta, x[k])))
     }
-    x = vec_clamp(x, frame.low);
-    vec z = vec_fma(x, vec_set1(LOG2E), frame.magic);
-    vec n = vec_sub(z, frame.magic);
-    vec t = vec_fma(n, vec_set1(-LN2_HI), x);
-    t = vec_fma(n, vec_set1(-LN2_LO), t);
+    EACH_X(x[k] = vec_clamp(x[k], frame->low))
+    EACH_X(z[k] = vec_fma(x[k], vec_set1(LOG2E), frame->magic))
+    EACH_X(n[k] = vec_sub(z[k], frame->magic))
+    EACH_X(x[k] = vec_fma(n[k], vec_set1(-LN2_HI), x[k]))
+    EACH_X(x[k] = vec_fma(n[k], vec_set1(-LN2_LO), x[k]))
     if (careful)
-        t = vec_add(t, lost);
-    vec p = vec_set1(c[0] * EXP_SCALE);
+        EACH_X(x[k] = vec_add(x[k], lost[k]))
+    EACH_X(p[k] = vec_set1(c[0] * EXP_SCALE))
     FSM_UNROLL
     for (size_t i = 1; i < sizeof c / sizeof *c; i++)
-        p = vec_fma(p, t, vec_set1(c[i] * EXP_SCALE));
-    return vec_mul(p, vec_pow2(z));
+        EACH_X(p[k] = vec_fma(p[k], x[k], vec_set1(c[i] * EXP_SCALE)))
+    EACH_X(x[k] = vec_mul(p[k], vec_pow2(z[k])))
+#undef EACH_X
+}
+
+FSM_INLINE vec FN(exp)(vec x, FN(exp_frame) frame, bool careful) {
+    FN(exp_together)(&x, 1, &frame, careful);
+    return x;
+}
+
+/* The same of a register of 4 blocks. */
+FSM_INLINE void FN(exp_four)(vec *x, const FN(exp_frame) * frame, bool careful) {
+    FSM_UNROLL
+    for (int k = 0; k < 4; k += EXP_TOGETHER)
+        FN(exp_together)(x + k, EXP_TOGETHER, frame, careful);
 }
 
 FSM_OUTLINE_ void FN(careful_blocks)(vec *a, int count, const FN(exp_frame) * frame) {
@@ -107,7 +132,7 @@ FSM_OUTLINE_ void FN(careful_blocks)(vec *a, int count, const FN(exp_frame) * fr
         a[i] = FN(exp)(a[i], *frame, true);
 }
 
-/* `count` <= 4, a constant, of them in place. The detour keeps `a` in registers elsewhere. */
+/* The same of whole blocks. The detour keeps `a` in registers elsewhere. */
 FSM_INLINE void FN(exp_blocks)(vec *a, const int count, const FN(exp_frame) * frame, bool careful) {
     if (careful) {
         vec copy[4];
@@ -119,8 +144,9 @@ FSM_INLINE void FN(exp_blocks)(vec *a, const int count, const FN(exp_frame) * fr
         return;
     }
     FSM_UNROLL
-    for (int i = 0; i < count; i++)
-        a[i] = FN(exp)(a[i], *frame, false);
+    for (int k = 0; k < 4; k++)
+        if (k < count)
+            FN(exp_together)(&a[k], 1, frame, false);
 }
 
 /* 1/S as hi + lo, with the factors that e and y carry (sum_reciprocal). */

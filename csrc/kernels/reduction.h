@@ -6,11 +6,11 @@ FSM_OUTLINE_ void FN(store_reduced)(const FN(group) * g, int which, int t, const
     const real_bits nan_bits = QUIET_NAN_BITS;
     const int count = FN(entries)(g, t);
     real values[LANES];
-    for (int j = 0; j < count; j++) {
+    for (int j = 0; j < count; j++)
         values[j] = (real)results[j];
-        if (isnan(results[j]))
+    for (int j = 0; j < count; j++)
+        if (isnan(values[j]))
             memcpy(&values[j], &nan_bits, sizeof nan_bits);
-    }
     for (int j = 0, part; j < count; j += part) {
         part = (int)FN(part_of_tile)(g, t * LANES + j);
         FN(store_across)(operand, FN(start_of)(g, which, t * LANES + j), operand->across, part, values + j);

@@ -132,33 +132,43 @@ FSM_OUTLINE_ void FN(uncap)(vec *y, const vec *x, int count, real cap) {
     }
 }
 
-/* `count` <= 4, a constant, blocks of results, in place of x. */
+/* `count` <= 4, a constant, blocks of results, in place of x; or, `plain`, a register of 4 blocks where neither a cap
+ * nor an exponential needs care. */
 FSM_INLINE void FN(share_blocks)(vec *a, vec *c, const int count, const FN(share_terms) * terms,
-                                 const FN(share_kind) kind) {
+                                 const FN(share_kind) kind, const bool plain) {
+    const bool capped = !plain && terms->softcap > 0;
     vec x[4];
-    if (kind == FN(SHARES_OF_LSE) || terms->softcap > 0)
-        for (int i = 0; i < count; i++)
+    if (kind == FN(SHARES_OF_LSE) || capped)
+        FSM_UNROLL
+    for (int i = 0; i < 4; i++)
+        if (i < count)
             x[i] = a[i];
     if (kind == FN(SHARES_OF_LSE))
-        for (int i = 0; i < count; i++)
+        FSM_UNROLL
+    for (int i = 0; i < 4; i++)
+        if (i < count)
             a[i] = vec_select_lt(terms->max, a[i], terms->max, a[i]);
-    if (kind != FN(SHARES_OF_KEPT))
+    if (kind != FN(SHARES_OF_KEPT) && plain)
+        FN(exp_four)(a, &terms->frame, false);
+    else if (kind != FN(SHARES_OF_KEPT))
         FN(exp_blocks)(a, count, &terms->frame, terms->careful);
     FSM_UNROLL
-    for (int i = 0; i < count; i++)
-        if (kind == FN(SHARES_AND_C)) {
+    for (int i = 0; i < 4; i++)
+        if (i < count && kind == FN(SHARES_AND_C)) {
             const vec share = vec_scale(a[i], terms->divisor.hi, terms->divisor.lo);
             a[i] = FN(unscale)(vec_fma(c[i], terms->c_factor, share), terms->unit);
-        } else {
+        } else if (i < count) {
             a[i] = FN(share)(a[i], terms->divisor, terms->unit, terms->off);
         }
     if (kind == FN(SHARES_OF_LSE)) {
         real nan;
         memcpy(&nan, &(const real_bits){QUIET_NAN_BITS}, sizeof nan);
-        for (int i = 0; i < count; i++)
-            a[i] = vec_select_lt(x[i], vec_set1((real)INFINITY), a[i], vec_set1(nan));
+        FSM_UNROLL
+        for (int i = 0; i < 4; i++)
+            if (i < count)
+                a[i] = vec_select_lt(x[i], vec_set1((real)INFINITY), a[i], vec_set1(nan));
     }
-    if (terms->softcap > 0) {
+    if (capped) {
         vec y[4];
         for (int i = 0; i < count; i++)
             y[i] = a[i];
@@ -171,33 +181,58 @@ FSM_INLINE void FN(share_blocks)(vec *a, vec *c, const int count, const FN(share
 /* Blocks [i, i + count) of tile t of a piece; count <= 4 is a constant. y may be x. */
 FSM_INLINE void FN(share_piece)(FN(piece) x, FN(piece) c, FN(piece) y, ptrdiff_t t, ptrdiff_t i, const int count,
                                 const FN(share_terms) * terms, const FN(share_kind) kind, bool stream) {
+    const bool plain = count == 4 && !stream && !terms->careful && !(terms->softcap > 0);
     vec a[4], b[4];
-    FSM_UNROLL
-    for (int k = 0; k < count; k++) {
-        a[k] = vec_load(FN(in_piece)(x, t, i + k));
-        b[k] = kind == FN(SHARES_AND_C) ? vec_load(FN(in_piece)(c, t, i + k)) : a[k];
+    if (plain) {
+        FSM_EACH_REGISTER(j) {
+            FSM_UNROLL
+            for (int k = 0; k < 4; k++) {
+                a[k] = FN(load_register)(FN(in_piece)(x, t, i + k), j);
+                b[k] = kind == FN(SHARES_AND_C) ? FN(load_register)(FN(in_piece)(c, t, i + k), j) : a[k];
+            }
+            FN(share_blocks)(a, b, 4, terms, kind, true);
+            FSM_UNROLL
+            for (int k = 0; k < 4; k++)
+                FN(store_register)(FN(in_piece)(y, t, i + k), j, a[k]);
+        }
+        return;
     }
-    FN(share_blocks)(a, b, count, terms, kind);
     FSM_UNROLL
-    for (int k = 0; k < count; k++)
-        FN(put)(FN(in_piece)(y, t, i + k), a[k], stream);
+    for (int k = 0; k < 4; k++)
+        if (k < count) {
+            a[k] = vec_load(FN(in_piece)(x, t, i + k));
+            b[k] = kind == FN(SHARES_AND_C) ? vec_load(FN(in_piece)(c, t, i + k)) : a[k];
+        }
+    FN(share_blocks)(a, b, count, terms, kind, false);
+    FSM_UNROLL
+    for (int k = 0; k < 4; k++)
+        if (k < count)
+            FN(put)(FN(in_piece)(y, t, i + k), a[k], stream);
 }
 
 /* n elements of a row. y may be x, unless it is streamed. */
-FSM_INLINE void FN(share_chunk)(const real *x, const real *c, real *y, ptrdiff_t n, const FN(share_terms) * terms,
+FSM_INLINE void FN(share_chunk)(const real *x, const real *c, real *y, ptrdiff_t n, const FN(share_terms) * of_row,
                                 const FN(share_kind) kind, bool stream) {
     const ptrdiff_t step = LANES * sizeof(real), blocks = n / LANES, rest = n % LANES;
     const FN(piece) of_x = {(char *)x, step, 0, blocks}, of_c = {(char *)c, step, 0, blocks};
     const FN(piece) of_y = {(char *)y, step, 0, blocks};
+    FN(share_terms) terms = *of_row;
+    terms.frame.magic = FN(uniform)(terms.frame.magic);
+    terms.frame.low = FN(uniform)(terms.frame.low);
+    terms.divisor.hi = FN(uniform)(terms.divisor.hi);
+    terms.divisor.lo = FN(uniform)(terms.divisor.lo);
+    terms.unit = FN(uniform)(terms.unit);
+    terms.off = FN(uniform)(terms.off);
+    terms.c_factor = FN(uniform)(terms.c_factor);
     ptrdiff_t i = 0;
     for (; i + 4 <= blocks; i += 4)
-        FN(share_piece)(of_x, of_c, of_y, 0, i, 4, terms, kind, stream);
+        FN(share_piece)(of_x, of_c, of_y, 0, i, 4, &terms, kind, stream);
     for (; i < blocks; i++)
-        FN(share_piece)(of_x, of_c, of_y, 0, i, 1, terms, kind, stream);
+        FN(share_piece)(of_x, of_c, of_y, 0, i, 1, &terms, kind, stream);
     if (rest) {
         vec a = vec_load_n(x + i * LANES, rest, 0);
         vec b = kind == FN(SHARES_AND_C) ? vec_load_n(c + i * LANES, rest, 0) : a;
-        FN(share_blocks)(&a, &b, 1, terms, kind);
+        FN(share_blocks)(&a, &b, 1, &terms, kind, false);
         vec_store_n(y + i * LANES, rest, a);
     }
 }

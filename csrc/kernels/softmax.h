@@ -73,7 +73,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
         real *row_y = (real *)(y + r * y_stride);
         real *e = !stream ? row_y : g->x_ready ? g->scratch + FN(within_line)(row_y) : (real *)row_x;
         if (!look_ahead || r == 0)
-            next = FN(softmax_plan_of)(FN(range_row)(row_x, n), g->beta, false);
+            next = FN(softmax_plan_of)(FN(range_row)(row_x, n, NULL), g->beta, false);
         const FN(softmax_plan) plan = next;
         fsm_sum sum = {0, 0};
         for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
@@ -85,7 +85,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
             sum = FN(sum_merge)(sum, chunk);
         }
         if (look_ahead && r + 1 < g->rows)
-            next = FN(softmax_plan_of)(FN(range_row)((const real *)(x + (r + 1) * x_stride), n), g->beta, false);
+            next = FN(softmax_plan_of)(FN(range_row)((const real *)(x + (r + 1) * x_stride), n, NULL), g->beta, false);
         if (!isfinite(plan.row_max) || isnan(sum.hi)) {
             const bool all_neg_inf = plan.row_max == -(real)INFINITY && !isnan(sum.hi);
             if (g->y_ready)
@@ -166,18 +166,36 @@ FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta)
             frame.low = vec_set_parts(terms->low + r, batch.parts);
         }
         const vec zero = vec_set1(0);
-        vec a[FSM_MOST_BLOCKS] = {zero, zero, zero, zero}, least = vec_set1(MIN_NORMAL);
+        vec a[FSM_MOST_BLOCKS] = {zero, zero, zero, zero}, least = vec_set1(MIN_NORMAL), sum;
         FSM_UNROLL
-        for (int k = 0; k < batch.blocks; k++) {
-            a[k] = FN(load_short_block)(x, batch, r, k, -(real)INFINITY);
-            most = same ? vec_max(most, a[k]) : most;
-            least = vec_min(least, vec_abs(a[k]));
+        for (int k = 0; k < FSM_MOST_BLOCKS; k++)
+            if (k < batch.blocks) {
+                a[k] = FN(load_short_block)(x, batch, r, k, -(real)INFINITY);
+                most = same ? vec_max(most, a[k]) : most;
+                least = vec_min(least, vec_abs(a[k]));
+            }
+        const bool careful = beta.scaled || vec_any_lt(least, vec_set1(MIN_NORMAL));
+        if (batch.blocks == FSM_MOST_BLOCKS) {
+            const real *from[FSM_MOST_BLOCKS];
+            real *to[FSM_MOST_BLOCKS];
+            FSM_UNROLL
+            for (int k = 0; k < FSM_MOST_BLOCKS; k++) {
+                to[k] = e + k * LANES;
+                from[k] = x + r * batch.n + k * LANES;
+                if (FN(count_in_block)(batch, k) < LANES) {
+                    vec_store(to[k], a[k]);
+                    from[k] = to[k];
+                }
+            }
+            sum = FN(exp_and_add)(from, to, 4, &frame, careful);
+        } else {
+            FN(exp_blocks)(a, batch.blocks, &frame, careful);
+            FSM_UNROLL
+            for (int k = 0; k < FSM_MOST_BLOCKS; k++)
+                if (k < batch.blocks)
+                    vec_store(e + k * LANES, a[k]);
+            sum = batch.blocks == 1 ? a[0] : FN(add_four)(a[0], a[1], a[2], a[3]);
         }
-        FN(exp_blocks)(a, batch.blocks, &frame, beta.scaled || vec_any_lt(least, vec_set1(MIN_NORMAL)));
-        FSM_UNROLL
-        for (int k = 0; k < batch.blocks; k++)
-            vec_store(e + k * LANES, a[k]);
-        const vec sum = batch.blocks == 1 ? a[0] : FN(add_four)(a[0], a[1], a[2], a[3]);
         vec_acc_fold_parts(vec_acc_of(sum), batch.parts, terms->hi + r, terms->lo + r);
     }
     int off = vec_any_lt(vec_set1(terms->limit), most);
@@ -280,7 +298,7 @@ static void FN(softmax_part_sums)(const FN(group) * g, const void *of, ptrdiff_t
         FN(softmax_part) *part = &sweep->parts[i - sweep->first];
         ptrdiff_t count;
         const real *x = FN(long_chunk)(g, i, &count);
-        FN(softmax_plan) plan = FN(softmax_plan_of)(FN(range_row)(x, count), g->beta, false);
+        FN(softmax_plan) plan = FN(softmax_plan_of)(FN(range_row)(x, count, NULL), g->beta, false);
         if (sweep->frame)
             plan.frame = *sweep->frame;
         real k[LANES];
@@ -360,7 +378,7 @@ static bool FN(softmax_long_kept)(const FN(group) * g) {
     for (ptrdiff_t c = 0; c < chunks; c++) {
         ptrdiff_t count;
         const real *x = FN(long_chunk)(g, c, &count);
-        const FN(softmax_plan) plan = FN(softmax_plan_of)(FN(range_row)(x, count), g->beta, false);
+        const FN(softmax_plan) plan = FN(softmax_plan_of)(FN(range_row)(x, count, NULL), g->beta, false);
         if (c == 0) {
             first = plan;
             max = plan.row_max;
@@ -471,36 +489,51 @@ static bool FN(softmax_guessed)(const FN(softmax_tile) * tiles, int count, FN(be
     return !off;
 }
 
-/* `count` <= 4, a constant, of a tile's terms in place of x; returns the range of x. */
-FSM_INLINE FN(range) FN(softmax_terms)(const FN(softmax_tile) * tile, vec *a, const int count) {
-    FN(range) range = FN(range_of)(a[0]);
+/* The range of `count` <= 4, a constant, blocks. */
+FSM_INLINE FN(range) FN(range_of_blocks)(const real *const *x, const int count) {
+    FN(range) range = FN(range_of)(vec_load(x[0]));
     FSM_UNROLL
-    for (int i = 1; i < count; i++)
-        range = FN(range_join)(range, FN(range_of)(a[i]));
-    FN(exp_blocks)(a, count, &tile->plan.frame, tile->plan.careful || FN(range_has_subnormal)(range));
+    for (int k = 1; k < 4; k++)
+        if (k < count)
+            range = FN(range_join)(range, FN(range_of)(vec_load(x[k])));
     return range;
+}
+
+/* Exponentials of `count` <= 4, a constant, blocks of a tile, to `e` unless that is NULL, which may be x; returns their
+ * sums of four. The range of x joins `range`. */
+FSM_INLINE vec FN(softmax_terms)(const FN(softmax_tile) * tile, const real *const *x, real *const *e, const int count,
+                                 FN(range) * range) {
+    const FN(range) here = FN(range_of_blocks)(x, count);
+    *range = FN(range_join)(*range, here);
+    return FN(exp_and_add)(x, e, count, &tile->plan.frame, tile->plan.careful || FN(range_has_subnormal)(here));
 }
 
 /* Elements i, i + LANES, ... of a piece of a tile: 4 of them, or those that are there. e may be x. */
 FSM_INLINE void FN(softmax_add_lane)(FN(softmax_tile) * tile, FN(piece) x, FN(piece) e, bool keep, ptrdiff_t t,
                                      ptrdiff_t i, const bool all) {
-    vec a[4];
+    const real *from[4];
+    real *to[4];
     FSM_UNROLL
     for (int step = 0; step < 4; step++) {
-        const bool there = all || i + step * LANES < x.count;
-        a[step] = there ? vec_load(FN(in_piece)(x, t, i + step * LANES)) : vec_set1(0);
-        if (all)
-            FN(prefetch_block)(FN(in_piece)(x, t, i + step * LANES + 1));
-        if (!all && there)
-            tile->range = FN(range_join)(tile->range, FN(softmax_terms)(tile, &a[step], 1));
+        from[step] = FN(in_piece)(x, t, i + step * LANES);
+        to[step] = FN(in_piece)(e, t, i + step * LANES);
     }
-    if (all)
-        tile->range = FN(range_join)(tile->range, FN(softmax_terms)(tile, a, 4));
-    FSM_UNROLL
-    for (int step = 0; step < 4; step++)
-        if (keep && (all || i + step * LANES < x.count))
-            vec_store(FN(in_piece)(e, t, i + step * LANES), a[step]);
-    tile->lanes[i] = vec_acc_add(tile->lanes[i], FN(add_four)(a[0], a[1], a[2], a[3]));
+    vec sum;
+    if (all) {
+        FSM_UNROLL
+        for (int step = 0; step < 4; step++)
+            FN(prefetch_block)(FN(in_piece)(x, t, i + step * LANES + 1));
+        sum = FN(softmax_terms)(tile, from, keep ? to : NULL, 4, &tile->range);
+    } else {
+        const vec zero = vec_set1(0);
+        vec s[4] = {zero, zero, zero, zero};
+        FSM_UNROLL
+        for (int step = 0; step < 4; step++)
+            if (i + step * LANES < x.count)
+                s[step] = FN(softmax_terms)(tile, from + step, keep ? to + step : NULL, 1, &tile->range);
+        sum = FN(add_four)(s[0], s[1], s[2], s[3]);
+    }
+    tile->lanes[i] = vec_acc_add(tile->lanes[i], sum);
 }
 
 FSM_INLINE void FN(softmax_add_piece)(FN(softmax_tile) * tiles, int count, FN(piece) x, FN(piece) e, bool keep) {
@@ -568,22 +601,28 @@ FSM_INLINE FN(divisor) FN(softmax_divisors)(vec_acc sums) {
 /* `count` <= 4, a constant, blocks of a tile: y = e/S, from e or from x. y may be either. */
 FSM_INLINE void FN(softmax_quotients)(const FN(softmax_tile) * tile, FN(piece) from, bool from_x, FN(piece) y,
                                       ptrdiff_t t, ptrdiff_t i, real flush_below, const int count) {
-    vec a[4];
+    const real *e[4];
+    real *to[4];
     FSM_UNROLL
-    for (int k = 0; k < count; k++) {
-        a[k] = vec_load(FN(in_piece)(from, t, i + k));
-        if (from_x)
+    for (int k = 0; k < 4; k++) {
+        e[k] = FN(in_piece)(from, t, i + k);
+        to[k] = FN(in_piece)(y, t, i + k);
+        if (from_x && k < count)
             FN(prefetch_block)(FN(in_piece)(from, t, i + k + 4));
     }
-    if (from_x)
-        FN(softmax_terms)(tile, a, count);
-    FSM_UNROLL
-    for (int k = 0; k < count; k++) {
-        a[k] = FN(quotient)(vec_max(a[k], tile->least), tile->divisor);
-        if (flush_below > 0)
-            a[k] = vec_select_lt(a[k], vec_set1(flush_below), vec_set1(0), a[k]);
-        vec_store(FN(in_piece)(y, t, i + k), a[k]);
+    if (from_x) {
+        FN(range) unused = FN(range_of)(vec_set1(1));
+        FN(softmax_terms)(tile, e, to, count, &unused);
     }
+    FSM_UNROLL
+    for (int k = 0; k < 4; k++)
+        if (k < count) {
+            const vec a = vec_max(vec_load(from_x ? to[k] : e[k]), tile->least);
+            vec b = FN(quotient)(a, tile->divisor);
+            if (flush_below > 0)
+                b = vec_select_lt(b, vec_set1(flush_below), vec_set1(0), b);
+            vec_store(to[k], b);
+        }
 }
 
 FSM_INLINE void FN(softmax_finish_piece)(const FN(softmax_tile) * tiles, int count, FN(piece) from, bool from_x,
@@ -624,34 +663,6 @@ static void FN(softmax_finish)(const FN(group) * g, FN(softmax_tile) * tiles) {
  * and the sum is folded from e itself. The tiles of a group are taken a step at a time, as batches are (short_rows.h).
  */
 
-/* Of a column of n <= LANES elements, in e. */
-FSM_INLINE vec_acc FN(sum_short_column)(FN(piece) e, int t) {
-    const int used = (int)e.count;
-    vec_acc lanes[LANES / 2];
-    int width = LANES / 2;
-    while (width > 1 && width >= used)
-        width /= 2;
-    for (int j = 0; j < width; j++) {
-        lanes[j] = vec_acc_of(vec_load(FN(in_piece)(e, t, j)));
-        if (j + width < used)
-            lanes[j] = vec_acc_merge(lanes[j], vec_acc_of(vec_load(FN(in_piece)(e, t, j + width))));
-    }
-    return FN(fold_columns)(lanes, width);
-}
-
-/* Elements i to i + `count` of a tile; `count` <= 4, a constant. */
-FSM_INLINE void FN(short_column_terms)(FN(piece) x, FN(piece) e, int t, ptrdiff_t i, const FN(softmax_plan) * plan,
-                                       const int count) {
-    vec a[4];
-    FSM_UNROLL
-    for (int k = 0; k < count; k++)
-        a[k] = vec_load(FN(in_piece)(x, t, i + k));
-    FN(exp_blocks)(a, count, &plan->frame, plan->careful);
-    FSM_UNROLL
-    for (int k = 0; k < count; k++)
-        vec_store(FN(in_piece)(e, t, i + k), a[k]);
-}
-
 static void FN(softmax_short_columns)(const FN(group) * g) {
     const ptrdiff_t n = g->args->n;
     const real flush_below = (real)g->args->flush_below;
@@ -670,16 +681,12 @@ static void FN(softmax_short_columns)(const FN(group) * g) {
         plans[t].careful |= FN(range_has_subnormal)(range);
     }
     for (int t = 0; t < g->tiles; t++) {
-        ptrdiff_t i = 0;
-        for (; i + 4 <= n; i += 4)
-            FN(short_column_terms)(x, e, t, i, &plans[t], 4);
-        for (; i < n; i++)
-            FN(short_column_terms)(x, e, t, i, &plans[t], 1);
+        FN(exp_column)(x, e, t, &plans[t].frame, plans[t].careful);
     }
     bool special = false;
     for (int t = 0; t < g->tiles; t++) {
         const vec zero = vec_set1(0), one = vec_set1(1);
-        divisors[t] = FN(softmax_divisors)(FN(sum_short_column)(e, t));
+        divisors[t] = FN(softmax_divisors)(FN(sum_short_column)(e, t, NULL));
         const vec odd = vec_mul(zero, vec_add(max[t], divisors[t].hi)); /* NaN where a column is special */
         special |= vec_any_lt(zero, vec_select_lt(odd, one, zero, one));
     }

@@ -366,6 +366,52 @@ static FN(piece) FN(piece_of_x)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t 
     return FN(piece_in_scratch)(g, begin, count);
 }
 
+/* ---- columns of n <= LANES elements, one to a lane of their sums */
+
+/* The exponentials of tile t of x, to tile t of e. */
+FSM_INLINE void FN(exp_column)(FN(piece) x, FN(piece) e, int t, const FN(exp_frame) * frame, bool careful) {
+    ptrdiff_t i = 0;
+    for (; i + 4 <= x.count; i += 4) {
+        const real *from[4];
+        real *to[4];
+        FSM_UNROLL
+        for (int k = 0; k < 4; k++) {
+            from[k] = FN(in_piece)(x, t, i + k);
+            to[k] = FN(in_piece)(e, t, i + k);
+        }
+        FN(exp_and_add)(from, to, 4, frame, careful);
+    }
+    for (; i < x.count; i++) {
+        const real *from = FN(in_piece)(x, t, i);
+        real *to = FN(in_piece)(e, t, i);
+        FN(exp_and_add)(&from, &to, 1, frame, careful);
+    }
+}
+
+/* e of an element of the columns, or 0 where it is the one at `at`. */
+FSM_INLINE vec FN(leave_out)(vec e, ptrdiff_t element, vec at) {
+    const vec apart = vec_abs(vec_sub(at, vec_set1((real)element)));
+    return vec_select_lt(apart, vec_set1((real)0.5), vec_set1(0), e);
+}
+
+/* The sums of tile t of e; without the elements at `left_out`, unless that is NULL. */
+FSM_INLINE vec_acc FN(sum_short_column)(FN(piece) e, int t, const vec *left_out) {
+    const int used = (int)e.count;
+    vec_acc lanes[LANES / 2];
+    int width = LANES / 2;
+    while (width > 1 && width >= used)
+        width /= 2;
+    for (int j = 0; j < width; j++) {
+        vec a = vec_load(FN(in_piece)(e, t, j));
+        lanes[j] = vec_acc_of(left_out ? FN(leave_out)(a, j, *left_out) : a);
+        if (j + width < used) {
+            a = vec_load(FN(in_piece)(e, t, j + width));
+            lanes[j] = vec_acc_merge(lanes[j], vec_acc_of(left_out ? FN(leave_out)(a, j + width, *left_out) : a));
+        }
+    }
+    return FN(fold_columns)(lanes, width);
+}
+
 /* ---- groups */
 
 /* What a group's function is told; see each_group(). */
