@@ -17,6 +17,15 @@
     for (int i = 0; i < FSM_REGISTERS; i++)
 #endif
 
+/* The first `count` of four blocks; `count` is a constant where that is inlined. Clang unrolls a loop that ends at it
+ * as if it could be anything: softmax_grad then took 30 times as long. */
+#if !defined(FSM_EACH_BLOCK)
+#define FSM_EACH_BLOCK(i, count)                                                                                       \
+    FSM_UNROLL                                                                                                         \
+    for (int i = 0; i < FSM_MOST_BLOCKS; i++)                                                                          \
+        if (i < (count))
+#endif
+
 /* Of the block at p. The others are 0, since what is loaded ahead would be kept until its turn. */
 FSM_INLINE_ vec FN(load_register)(const real *p, int i) {
 #if FSM_REGISTERS == 1

@@ -47,12 +47,10 @@ FSM_INLINE vec FN(scale)(vec y) {
 /* The same of register j, or all, of `count` blocks in place, of which `least` has the smallest. */
 FSM_INLINE void FN(scale_blocks)(vec *y, const int count, vec least, int j) {
     if (FN(any_lt_register)(least, vec_set1(MIN_NORMAL), j)) {
-        FSM_UNROLL
-        for (int i = 0; i < count; i++)
+        FSM_EACH_BLOCK(i, count)
             y[i] = FN(scale)(y[i]);
     } else {
-        FSM_UNROLL
-        for (int i = 0; i < count; i++)
+        FSM_EACH_BLOCK(i, count)
             y[i] = vec_mul(y[i], vec_set1(E_FACTOR));
     }
 }
@@ -148,20 +146,16 @@ FSM_INLINE void FN(gradient_registers)(vec *grad, vec *saved, const int count, F
                                        int j) {
     const vec zero = vec_set1(0), unit = vec_set1(E_FACTOR * MIN_NORMAL / 2);
     if (of == FN(OF_SOFTMAX)) {
-        FSM_UNROLL
-        for (int i = 0; i < count; i++)
+        FSM_EACH_BLOCK(i, count)
             grad[i] = vec_sub(grad[i], plan.sum);
         vec least = vec_abs(grad[0]);
-        FSM_UNROLL
-        for (int i = 1; i < count; i++)
-            least = vec_min(least, vec_abs(grad[i]));
+        FSM_EACH_BLOCK(i, count - 1)
+            least = vec_min(least, vec_abs(grad[i + 1]));
         if (plan.small || FN(any_lt_register)(least, vec_set1(LEAST_FACTOR), j)) {
-            FSM_UNROLL
-            for (int i = 0; i < count; i++)
+            FSM_EACH_BLOCK(i, count)
                 grad[i] = FN(unscale)(vec_fma(vec_mul(grad[i], FN(scale)(saved[i])), plan.beta, zero), unit);
         } else {
-            FSM_UNROLL
-            for (int i = 0; i < count; i++)
+            FSM_EACH_BLOCK(i, count)
                 grad[i] = vec_mul(vec_mul(grad[i], saved[i]), plan.beta);
         }
         return;
@@ -169,16 +163,14 @@ FSM_INLINE void FN(gradient_registers)(vec *grad, vec *saved, const int count, F
     const FN(beta) one = {1, 0, 0, false};
     const FN(exp_frame) frame = FN(exp_frame_of)(zero, zero, one);
     vec least = vec_set1((real)INFINITY);
-    FSM_UNROLL
-    for (int i = 0; i < count; i++) {
+    FSM_EACH_BLOCK(i, count) {
         const vec minus_e = vec_sub(zero, FN(exp)(vec_flush(saved[i]), frame, false));
         const vec scaled = vec_fma(minus_e, plan.sum, vec_mul(grad[i], vec_set1(E_FACTOR)));
         grad[i] = vec_fma(scaled, plan.beta, zero);
         least = vec_min(least, vec_abs(grad[i]));
     }
     const bool normal = !FN(any_lt_register)(least, vec_set1(E_FACTOR * MIN_NORMAL), j);
-    FSM_UNROLL
-    for (int i = 0; i < count; i++)
+    FSM_EACH_BLOCK(i, count)
         grad[i] = normal ? vec_mul(grad[i], vec_set1(1 / E_FACTOR)) : FN(unscale)(grad[i], unit);
 }
 
@@ -428,8 +420,7 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
         for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
             const vec zero = vec_set1(0), one = vec_set1(1);
             vec a[FSM_MOST_BLOCKS] = {zero, zero, zero, zero}, b[FSM_MOST_BLOCKS] = {one, one, one, one};
-            FSM_UNROLL
-            for (int k = 0; k < blocks; k++) {
+            FSM_EACH_BLOCK(k, blocks) {
                 a[k] = FN(load_short_block)(grad, batch, r, k, 0);
                 b[k] = FN(load_short_block)(saved, batch, r, k, 1);
             }
@@ -458,8 +449,7 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
         real *results = FN(batch_results)(g, first, batch, room);
         for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
             plan.sum = vec_set_parts(sums + r, parts);
-            FSM_UNROLL
-            for (int k = 0; k < blocks; k++) {
+            FSM_EACH_BLOCK(k, blocks) {
                 const vec a = FN(load_short_block)(grad, batch, r, k, 0);
                 const vec b = FN(load_short_block)(saved, batch, r, k, 1);
                 FN(store_short_block)(results, batch, r, k, FN(gradient_block)(a, b, plan, of));
@@ -537,8 +527,7 @@ FSM_OUTLINE_ vec FN(plain_block)(vec grad, vec saved, const FN(gradient_columns_
 FSM_INLINE void FN(gradient_tile)(FN(piece) grad, FN(piece) saved, FN(piece) y, ptrdiff_t t, ptrdiff_t i,
                                   const int count, const FN(gradient_columns_plan) * plan, double temperature,
                                   FN(gradient) of) {
-    FSM_UNROLL
-    for (int k = 0; k < count; k++) {
+    FSM_EACH_BLOCK(k, count) {
         FN(prefetch_block)(FN(in_piece)(grad, t, i + k + 4));
         FN(prefetch_block)(FN(in_piece)(saved, t, i + k + 4));
     }
@@ -551,14 +540,12 @@ FSM_INLINE void FN(gradient_tile)(FN(piece) grad, FN(piece) saved, FN(piece) y, 
     }
     FSM_EACH_REGISTER(j) {
         vec a[4], b[4];
-        FSM_UNROLL
-        for (int k = 0; k < count; k++) {
+        FSM_EACH_BLOCK(k, count) {
             a[k] = FN(load_register)(FN(in_piece)(grad, t, i + k), j);
             b[k] = FN(load_register)(FN(in_piece)(saved, t, i + k), j);
         }
         FN(gradient_registers)(a, b, count, plan->of_all, of, j);
-        FSM_UNROLL
-        for (int k = 0; k < count; k++)
+        FSM_EACH_BLOCK(k, count)
             FN(store_register)(FN(in_piece)(y, t, i + k), j, a[k]);
     }
 }

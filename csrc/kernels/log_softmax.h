@@ -145,8 +145,7 @@ FSM_INLINE void FN(log_softmax_batch)(const FN(group) * g, const int parts, cons
     for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
         terms.max = vec_set_parts(plan->max + r, parts);
         terms.minus_tail = vec_set_parts(minus_tail + r, parts);
-        FSM_UNROLL
-        for (int k = 0; k < blocks; k++) {
+        FSM_EACH_BLOCK(k, blocks) {
             const vec a = FN(log_softmax_of)(FN(load_short_block)(x, batch, r, k, 1), terms, careful);
             FN(store_short_block)(results, batch, r, k, a);
         }

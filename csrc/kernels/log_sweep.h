@@ -469,8 +469,7 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, const 
     for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
         vec a[FSM_MOST_BLOCKS], least = vec_set1(MIN_NORMAL);
         const vec of_rows = vec_set_parts(max + r, parts);
-        FSM_UNROLL
-        for (int i = 0; i < blocks; i++) {
+        FSM_EACH_BLOCK(i, blocks) {
             a[i] = FN(load_short_block)(x, batch, r, i, -(real)INFINITY);
             least = vec_min(least, vec_abs(a[i]));
         }
@@ -478,8 +477,8 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, const 
             vec_find_parts(a[0], of_rows, parts, at + r);
         } else {
             at[r] = width;
-            FSM_UNROLL
-            for (int i = blocks - 1; i >= 0; i--) {
+            FSM_EACH_BLOCK(before, blocks) {
+                const int i = blocks - 1 - before;
                 const int lane = vec_find_eq(a[i], of_rows);
                 at[r] = lane < LANES ? i * LANES + lane : at[r];
             }
@@ -488,8 +487,7 @@ FSM_INLINE bool FN(log_sweep_batch)(const FN(group) * g, const int parts, const 
         frame.low = vec_set_parts(low + r, parts);
         careful |= vec_any_lt(least, vec_set1(MIN_NORMAL));
         FN(exp_blocks)(a, blocks, &frame, careful);
-        FSM_UNROLL
-        for (int i = 0; i < blocks; i++)
+        FSM_EACH_BLOCK(i, blocks)
             vec_store(e + r * width + i * LANES, a[i]);
     }
     /* In a row without a maximum, which is NaN, the next row's lane is meant; there is no result then. */

@@ -84,35 +84,40 @@ FSM_INLINE vec FN(exp_frame_k)(const FN(exp_frame) * frame) {
 #define EXP_TOGETHER (FSM_REGISTERS > 1 ? 4 : 1)
 
 /* e, in place of `count` <= EXP_TOGETHER, a constant, x. `careful`: for rows with a shift, a temperature or subnormal
- * x. (Loops end at constants: what ends at an argument Clang unrolls as if it could be anything.) */
+ * x. */
 FSM_INLINE void FN(exp_together)(vec *x, const int count, const FN(exp_frame) * frame, bool careful) {
     static const real c[] = EXP_POLYNOMIAL;
-    vec lost[EXP_TOGETHER], z[EXP_TOGETHER], n[EXP_TOGETHER], p[EXP_TOGETHER];
-#define EACH_X(statement)                                                                                              \
-    FSM_UNROLL                                                                                                         \
-    for (int k = 0; k < EXP_TOGETHER; k++)                                                                             \
-        if (k < count) {                                                                                               \
-            statement;                                                                                                 \
-        }
+    vec lost[4], z[4], n[4], p[4];
     if (careful) {
         const vec beta = vec_set1(frame->beta.hi);
-        EACH_X(n[k] = vec_clamp(vec_sub(vec_flush(x[k]), frame->shift), vec_set1(frame->beta.floor)))
-        EACH_X(x[k] = vec_mul(n[k], beta))
-        EACH_X(lost[k] = vec_fma(n[k], vec_set1(frame->beta.lo), vec_mul_error(n[k], beta, x[k])))
+        FSM_EACH_BLOCK(k, count)
+            n[k] = vec_clamp(vec_sub(vec_flush(x[k]), frame->shift), vec_set1(frame->beta.floor));
+        FSM_EACH_BLOCK(k, count)
+            x[k] = vec_mul(n[k], beta);
+        FSM_EACH_BLOCK(k, count)
+            lost[k] = vec_fma(n[k], vec_set1(frame->beta.lo), vec_mul_error(n[k], beta, x[k]));
     }
-    EACH_X(x[k] = vec_clamp(x[k], frame->low))
-    EACH_X(z[k] = vec_fma(x[k], vec_set1(LOG2E), frame->magic))
-    EACH_X(n[k] = vec_sub(z[k], frame->magic))
-    EACH_X(x[k] = vec_fma(n[k], vec_set1(-LN2_HI), x[k]))
-    EACH_X(x[k] = vec_fma(n[k], vec_set1(-LN2_LO), x[k]))
+    FSM_EACH_BLOCK(k, count)
+        x[k] = vec_clamp(x[k], frame->low);
+    FSM_EACH_BLOCK(k, count)
+        z[k] = vec_fma(x[k], vec_set1(LOG2E), frame->magic);
+    FSM_EACH_BLOCK(k, count)
+        n[k] = vec_sub(z[k], frame->magic);
+    FSM_EACH_BLOCK(k, count)
+        x[k] = vec_fma(n[k], vec_set1(-LN2_HI), x[k]);
+    FSM_EACH_BLOCK(k, count)
+        x[k] = vec_fma(n[k], vec_set1(-LN2_LO), x[k]);
     if (careful)
-        EACH_X(x[k] = vec_add(x[k], lost[k]))
-    EACH_X(p[k] = vec_set1(c[0] * EXP_SCALE))
+        FSM_EACH_BLOCK(k, count)
+            x[k] = vec_add(x[k], lost[k]);
+    FSM_EACH_BLOCK(k, count)
+        p[k] = vec_set1(c[0] * EXP_SCALE);
     FSM_UNROLL
     for (size_t i = 1; i < sizeof c / sizeof *c; i++)
-        EACH_X(p[k] = vec_fma(p[k], x[k], vec_set1(c[i] * EXP_SCALE)))
-    EACH_X(x[k] = vec_mul(p[k], vec_pow2(z[k])))
-#undef EACH_X
+        FSM_EACH_BLOCK(k, count)
+            p[k] = vec_fma(p[k], x[k], vec_set1(c[i] * EXP_SCALE));
+    FSM_EACH_BLOCK(k, count)
+        x[k] = vec_mul(p[k], vec_pow2(z[k]));
 }
 
 FSM_INLINE vec FN(exp)(vec x, FN(exp_frame) frame, bool careful) {
@@ -143,10 +148,8 @@ FSM_INLINE void FN(exp_blocks)(vec *a, const int count, const FN(exp_frame) * fr
             a[i] = copy[i];
         return;
     }
-    FSM_UNROLL
-    for (int k = 0; k < 4; k++)
-        if (k < count)
-            FN(exp_together)(&a[k], 1, frame, false);
+    FSM_EACH_BLOCK(k, count)
+        FN(exp_together)(&a[k], 1, frame, false);
 }
 
 /* 1/S as hi + lo, with the factors that e and y carry (sum_reciprocal). */

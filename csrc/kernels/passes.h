@@ -186,10 +186,8 @@ FSM_INLINE vec FN(exp_and_add)(const real *const *from, real *const *to, const i
         return sum;
     }
     vec a[4] = {zero, zero, zero, zero};
-    FSM_UNROLL
-    for (int k = 0; k < 4; k++)
-        if (k < count)
-            a[k] = vec_load(from[k]);
+    FSM_EACH_BLOCK(k, count)
+        a[k] = vec_load(from[k]);
     FN(exp_blocks)(a, count, frame, careful);
     FSM_UNROLL
     for (int k = 0; k < 4; k++)

@@ -139,34 +139,28 @@ FSM_INLINE void FN(share_blocks)(vec *a, vec *c, const int count, const FN(share
     const bool capped = !plain && terms->softcap > 0;
     vec x[4];
     if (kind == FN(SHARES_OF_LSE) || capped)
-        FSM_UNROLL
-    for (int i = 0; i < 4; i++)
-        if (i < count)
+        FSM_EACH_BLOCK(i, count)
             x[i] = a[i];
     if (kind == FN(SHARES_OF_LSE))
-        FSM_UNROLL
-    for (int i = 0; i < 4; i++)
-        if (i < count)
+        FSM_EACH_BLOCK(i, count)
             a[i] = vec_select_lt(terms->max, a[i], terms->max, a[i]);
     if (kind != FN(SHARES_OF_KEPT) && plain)
         FN(exp_four)(a, &terms->frame, false);
     else if (kind != FN(SHARES_OF_KEPT))
         FN(exp_blocks)(a, count, &terms->frame, terms->careful);
-    FSM_UNROLL
-    for (int i = 0; i < 4; i++)
-        if (i < count && kind == FN(SHARES_AND_C)) {
+    FSM_EACH_BLOCK(i, count) {
+        if (kind == FN(SHARES_AND_C)) {
             const vec share = vec_scale(a[i], terms->divisor.hi, terms->divisor.lo);
             a[i] = FN(unscale)(vec_fma(c[i], terms->c_factor, share), terms->unit);
-        } else if (i < count) {
+        } else {
             a[i] = FN(share)(a[i], terms->divisor, terms->unit, terms->off);
         }
+    }
     if (kind == FN(SHARES_OF_LSE)) {
         real nan;
         memcpy(&nan, &(const real_bits){QUIET_NAN_BITS}, sizeof nan);
-        FSM_UNROLL
-        for (int i = 0; i < 4; i++)
-            if (i < count)
-                a[i] = vec_select_lt(x[i], vec_set1((real)INFINITY), a[i], vec_set1(nan));
+        FSM_EACH_BLOCK(i, count)
+            a[i] = vec_select_lt(x[i], vec_set1((real)INFINITY), a[i], vec_set1(nan));
     }
     if (capped) {
         vec y[4];
@@ -197,17 +191,13 @@ FSM_INLINE void FN(share_piece)(FN(piece) x, FN(piece) c, FN(piece) y, ptrdiff_t
         }
         return;
     }
-    FSM_UNROLL
-    for (int k = 0; k < 4; k++)
-        if (k < count) {
-            a[k] = vec_load(FN(in_piece)(x, t, i + k));
-            b[k] = kind == FN(SHARES_AND_C) ? vec_load(FN(in_piece)(c, t, i + k)) : a[k];
-        }
+    FSM_EACH_BLOCK(k, count) {
+        a[k] = vec_load(FN(in_piece)(x, t, i + k));
+        b[k] = kind == FN(SHARES_AND_C) ? vec_load(FN(in_piece)(c, t, i + k)) : a[k];
+    }
     FN(share_blocks)(a, b, count, terms, kind, false);
-    FSM_UNROLL
-    for (int k = 0; k < 4; k++)
-        if (k < count)
-            FN(put)(FN(in_piece)(y, t, i + k), a[k], stream);
+    FSM_EACH_BLOCK(k, count)
+        FN(put)(FN(in_piece)(y, t, i + k), a[k], stream);
 }
 
 /* n elements of a row. y may be x, unless it is streamed. */
@@ -331,8 +321,7 @@ FSM_INLINE void FN(share_batch)(const FN(group) * g, const int parts, const int 
     for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
         const FN(divisor) divisor = {vec_set_parts(s->hi + r, parts), vec_set_parts(s->lo + r, parts)};
         const vec unit = vec_set_parts(s->unit + r, parts), off = vec_set_parts(s->off + r, parts);
-        FSM_UNROLL
-        for (int k = 0; k < blocks; k++) {
+        FSM_EACH_BLOCK(k, blocks) {
             const vec a = FN(share)(vec_load(e + r * width + k * LANES), divisor, unit, off);
             FN(store_short_block)(results, batch, r, k, a);
         }

@@ -79,9 +79,8 @@ FSM_INLINE vec FN(load_short_block)(const real *p, FN(batch) batch, ptrdiff_t r,
 FSM_INLINE void FN(batch_maxima)(const real *p, FN(batch) batch, real *max) {
     for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts) {
         vec most = FN(load_short_block)(p, batch, r, 0, -(real)INFINITY);
-        FSM_UNROLL
-        for (int k = 1; k < batch.blocks; k++)
-            most = vec_max(most, FN(load_short_block)(p, batch, r, k, -(real)INFINITY));
+        FSM_EACH_BLOCK(k, batch.blocks - 1)
+            most = vec_max(most, FN(load_short_block)(p, batch, r, k + 1, -(real)INFINITY));
         vec_max_parts(most, batch.parts, max + r);
     }
     for (ptrdiff_t r = batch.rows; r < LANES; r++)

@@ -167,13 +167,11 @@ FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta)
         }
         const vec zero = vec_set1(0);
         vec a[FSM_MOST_BLOCKS] = {zero, zero, zero, zero}, least = vec_set1(MIN_NORMAL), sum;
-        FSM_UNROLL
-        for (int k = 0; k < FSM_MOST_BLOCKS; k++)
-            if (k < batch.blocks) {
-                a[k] = FN(load_short_block)(x, batch, r, k, -(real)INFINITY);
-                most = same ? vec_max(most, a[k]) : most;
-                least = vec_min(least, vec_abs(a[k]));
-            }
+        FSM_EACH_BLOCK(k, batch.blocks) {
+            a[k] = FN(load_short_block)(x, batch, r, k, -(real)INFINITY);
+            most = same ? vec_max(most, a[k]) : most;
+            least = vec_min(least, vec_abs(a[k]));
+        }
         const bool careful = beta.scaled || vec_any_lt(least, vec_set1(MIN_NORMAL));
         if (batch.blocks == FSM_MOST_BLOCKS) {
             const real *from[FSM_MOST_BLOCKS];
@@ -190,10 +188,8 @@ FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta)
             sum = FN(exp_and_add)(from, to, 4, &frame, careful);
         } else {
             FN(exp_blocks)(a, batch.blocks, &frame, careful);
-            FSM_UNROLL
-            for (int k = 0; k < FSM_MOST_BLOCKS; k++)
-                if (k < batch.blocks)
-                    vec_store(e + k * LANES, a[k]);
+            FSM_EACH_BLOCK(k, batch.blocks)
+                vec_store(e + k * LANES, a[k]);
             sum = batch.blocks == 1 ? a[0] : FN(add_four)(a[0], a[1], a[2], a[3]);
         }
         vec_acc_fold_parts(vec_acc_of(sum), batch.parts, terms->hi + r, terms->lo + r);
@@ -215,8 +211,7 @@ FSM_INLINE void FN(softmax_short_results)(const FN(group) * g, ptrdiff_t first, 
     real *results = FN(batch_results)(g, first, batch, terms->e);
     for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts, e += batch.blocks * LANES) {
         const FN(divisor) divisor = {vec_set_parts(hi + r, batch.parts), vec_set_parts(lo + r, batch.parts)};
-        FSM_UNROLL
-        for (int k = 0; k < batch.blocks; k++) {
+        FSM_EACH_BLOCK(k, batch.blocks) {
             const vec a = FN(quotient)(vec_load(e + k * LANES), divisor);
             FN(store_short_block)(results, batch, r, k, a);
         }
@@ -492,10 +487,8 @@ static bool FN(softmax_guessed)(const FN(softmax_tile) * tiles, int count, FN(be
 /* The range of `count` <= 4, a constant, blocks. */
 FSM_INLINE FN(range) FN(range_of_blocks)(const real *const *x, const int count) {
     FN(range) range = FN(range_of)(vec_load(x[0]));
-    FSM_UNROLL
-    for (int k = 1; k < 4; k++)
-        if (k < count)
-            range = FN(range_join)(range, FN(range_of)(vec_load(x[k])));
+    FSM_EACH_BLOCK(k, count - 1)
+        range = FN(range_join)(range, FN(range_of)(vec_load(x[k + 1])));
     return range;
 }
 
@@ -614,15 +607,13 @@ FSM_INLINE void FN(softmax_quotients)(const FN(softmax_tile) * tile, FN(piece) f
         FN(range) unused = FN(range_of)(vec_set1(1));
         FN(softmax_terms)(tile, e, to, count, &unused);
     }
-    FSM_UNROLL
-    for (int k = 0; k < 4; k++)
-        if (k < count) {
-            const vec a = vec_max(vec_load(from_x ? to[k] : e[k]), tile->least);
-            vec b = FN(quotient)(a, tile->divisor);
-            if (flush_below > 0)
-                b = vec_select_lt(b, vec_set1(flush_below), vec_set1(0), b);
-            vec_store(to[k], b);
-        }
+    FSM_EACH_BLOCK(k, count) {
+        const vec a = vec_max(vec_load(from_x ? to[k] : e[k]), tile->least);
+        vec b = FN(quotient)(a, tile->divisor);
+        if (flush_below > 0)
+            b = vec_select_lt(b, vec_set1(flush_below), vec_set1(0), b);
+        vec_store(to[k], b);
+    }
 }
 
 FSM_INLINE void FN(softmax_finish_piece)(const FN(softmax_tile) * tiles, int count, FN(piece) from, bool from_x,
