@@ -146,7 +146,7 @@ void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_
 void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums) {
     FN(range) range = FN(range_of)(vec_set1(1));
     for (ptrdiff_t i = 0; columns == 0 && i < n; i += FSM_CHUNK)
-        range = FN(range_join)(range, FN(range_row)(x + i, n - i < FSM_CHUNK ? n - i : FSM_CHUNK));
+        range = FN(range_join)(range, FN(range_row)(x + i, n - i < FSM_CHUNK ? n - i : FSM_CHUNK, NULL));
     for (ptrdiff_t i = 0; columns && i < n; i++)
         range = FN(range_join)(range, FN(range_of)(vec_load_n(x + i * columns, columns, 1)));
     const FN(softmax_plan) plan = FN(softmax_plan_of)(range, FN(beta_of)(1), columns != 0);
