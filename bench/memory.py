@@ -16,6 +16,7 @@ from bench.cases import OPS
 from bench.contenders import CONTENDERS, OURS
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PAGES = Path("/proc/self/smaps_rollup")  # counted when it is read; what STATUS says may be off by dozens of pages a CPU
 TINY = 2  # elements along each axis
 CALLS = 3  # with several threads, of which one may come too late to take part
 
@@ -39,7 +40,7 @@ GIVEN_BACK = {
 
 
 def can_be_told():
-    return RESET.exists()
+    return RESET.exists() and PAGES.exists()
 
 
 # ---- ours
@@ -74,11 +75,11 @@ class OwnMemory:
         tiny = replace(case, shape=tuple(min(length, TINY) for length in case.shape))
         self.makers[case.op](tiny, tiny.inputs(), threads)()  # so that code and small objects are there
         give_back_free_memory()
-        before = status_bytes("RssAnon")
+        before = bytes_told(PAGES, "Anonymous")
         for _ in range(1 if threads == 1 else CALLS):
             result = None  # its memory can be used again
             result = call()
-        return max(0, status_bytes("RssAnon") - before - result.nbytes)
+        return max(0, bytes_told(PAGES, "Anonymous") - before - result.nbytes)
 
 
 def give_back_free_memory():
@@ -118,12 +119,12 @@ def peak_memory(call):
         RESET.write_text("5")  # the peak is now the current size
     except OSError:
         return None
-    before = status_bytes("VmRSS")
+    before = bytes_told(STATUS, "VmRSS")
     result = call()
-    peak = status_bytes("VmHWM")
+    peak = bytes_told(STATUS, "VmHWM")
     return max(0, peak - before - result.nbytes)
 
 
-def status_bytes(field):
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+def bytes_told(file, field):
+    line = next(line for line in file.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
