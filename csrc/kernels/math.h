@@ -120,6 +120,7 @@ FSM_INLINE void FN(exp_together)(vec *x, const int count, const FN(exp_frame) * 
         x[k] = vec_mul(p[k], vec_pow2(z[k]));
 }
 
+/* e of one block. */
 FSM_INLINE vec FN(exp)(vec x, FN(exp_frame) frame, bool careful) {
     FN(exp_together)(&x, 1, &frame, careful);
     return x;

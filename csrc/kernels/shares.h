@@ -206,7 +206,7 @@ FSM_INLINE void FN(share_chunk)(const real *x, const real *c, real *y, ptrdiff_t
     const ptrdiff_t step = LANES * sizeof(real), blocks = n / LANES, rest = n % LANES;
     const FN(piece) of_x = {(char *)x, step, 0, blocks}, of_c = {(char *)c, step, 0, blocks};
     const FN(piece) of_y = {(char *)y, step, 0, blocks};
-    FN(share_terms) terms = *of_row;
+    FN(share_terms) terms = *of_row; /* of one row: the same in all registers */
     terms.frame.magic = FN(uniform)(terms.frame.magic);
     terms.frame.low = FN(uniform)(terms.frame.low);
     terms.divisor.hi = FN(uniform)(terms.divisor.hi);

@@ -173,7 +173,7 @@ FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta)
             least = vec_min(least, vec_abs(a[k]));
         }
         const bool careful = beta.scaled || vec_any_lt(least, vec_set1(MIN_NORMAL));
-        if (batch.blocks == FSM_MOST_BLOCKS) {
+        if (batch.blocks == FSM_MOST_BLOCKS) { /* two blocks, this way, take 1.05 times as long (AVX2, Zen 3) */
             const real *from[FSM_MOST_BLOCKS];
             real *to[FSM_MOST_BLOCKS];
             FSM_UNROLL
