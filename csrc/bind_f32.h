@@ -58,19 +58,19 @@
 #define STORED_REAL FSM_STORAGE_f32
 
 /* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^120 until they are finished. */
-#define ROUND_TO_INT        0x1.8p23f /* added to a number, leaves its integer in the low bits */
-#define LOWEST              173       /* e is 0 from 2^-173 of the row's power of two down (kernels/math.h) */
-#define EXP_SCALE           0x1p18f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
-#define Y_UNIT              0x1p-7f   /* Y_POWER in the exponent field */
-#define Y_POWER             120
-#define LEAST_SHARE         -130     /* factors of quotients: their exponents, from here ... */
-#define MOST_SHARE          100      /* ... to here */
-#define E_FACTOR            0x1p64f  /* of e */
-#define MINUS_E_FIELD       -0x1p65f /* its bits are 64 in the exponent field, negated; and with one more: */
-#define MINUS_E_FIELD_AND_1 -0x1p64f
-#define C_POWER             100     /* shares that something is added to carry a factor of 2^C_POWER, ... */
-#define MOST_C              20      /* or less if a term is beyond this power */
-#define MOST_GRAD           0x1p58f /* gradients below this may be taken times E_FACTOR */
+#define ROUND_TO_INT  0x1.8p23f /* added to a number, leaves its integer in the low bits */
+#define LOWEST        173       /* e is 0 from 2^-173 of the row's power of two down (kernels/math.h) */
+#define EXP_SCALE     0x1p18f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
+#define Y_UNIT        0x1p-7f   /* Y_POWER in the exponent field */
+#define Y_POWER       120
+#define LEAST_SHARE   -130     /* factors of quotients: their exponents, from here ... */
+#define MOST_SHARE    100      /* ... to here */
+#define E_FACTOR      0x1p64f  /* of e */
+#define MINUS_E_FIELD -0x1p65f /* its bits are 64 in the exponent field, negated */
+#define C_POWER       100      /* shares that something is added to carry a factor of 2^C_POWER, ... */
+#define MOST_C        20       /* or less if a term is beyond this power */
+#define MOST_GRAD     0x1p58f  /* of log_softmax: gradients below this may be taken times E_FACTOR */
+#define MOST_SUM      0x1p127  /* of terms that have a factor */
 
 /* From tools/exp_constants.py: exp(t) within 0.046 ULP for |t| <= 0.375; highest power first. */
 #define LOG2E          0x1.715476p+0f

@@ -60,19 +60,19 @@
 #define STORED_REAL FSM_STORAGE_f64
 
 /* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^320 until they are finished. */
-#define ROUND_TO_INT        0x1.8p52 /* added to a number, leaves its integer in the low bits */
-#define LOWEST              1100     /* e is 0 from 2^-1100 of the row's power of two down (kernels/math.h) */
-#define EXP_SCALE           0x1p123  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
-#define Y_UNIT              0x1p-703 /* Y_POWER in the exponent field */
-#define Y_POWER             320
-#define LEAST_SHARE         -1000    /* factors of quotients: their exponents, from here ... */
-#define MOST_SHARE          300      /* ... to here */
-#define E_FACTOR            0x1p200  /* of e */
-#define MINUS_E_FIELD       -0x1p825 /* its bits are 200 in the exponent field, negated; and with one more: */
-#define MINUS_E_FIELD_AND_1 -0x1p824
-#define C_POWER             200     /* shares that something is added to carry a factor of 2^C_POWER, ... */
-#define MOST_C              500     /* or less if a term is beyond this power */
-#define MOST_GRAD           0x1p400 /* gradients below this may be taken times E_FACTOR */
+#define ROUND_TO_INT  0x1.8p52 /* added to a number, leaves its integer in the low bits */
+#define LOWEST        1100     /* e is 0 from 2^-1100 of the row's power of two down (kernels/math.h) */
+#define EXP_SCALE     0x1p123  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
+#define Y_UNIT        0x1p-703 /* Y_POWER in the exponent field */
+#define Y_POWER       320
+#define LEAST_SHARE   -1000    /* factors of quotients: their exponents, from here ... */
+#define MOST_SHARE    300      /* ... to here */
+#define E_FACTOR      0x1p200  /* of e */
+#define MINUS_E_FIELD -0x1p825 /* its bits are 200 in the exponent field, negated */
+#define C_POWER       200      /* shares that something is added to carry a factor of 2^C_POWER, ... */
+#define MOST_C        500      /* or less if a term is beyond this power */
+#define MOST_GRAD     0x1p400  /* of log_softmax: gradients below this may be taken times E_FACTOR */
+#define MOST_SUM      0x1p1023 /* of terms that have a factor */
 
 /* Of the exponential; LN2 is from tools/exp_constants.py too. */
 #define LOG2E          FSM_LOG2E

@@ -13,12 +13,15 @@
 #define FSM_OUTLINE_ static __declspec(noinline)
 #define FSM_UNROLL
 #define FSM_PREFETCH(address) ((void)(address))
+#define FSM_RARELY(condition) (condition)
 #else
 #define FSM_INLINE_           static inline __attribute__((always_inline, unused))
 #define FSM_OUTLINE_          static __attribute__((noinline, unused))
 #define FSM_UNROLL            _Pragma("GCC unroll 16")
 /* For a read; the address may be any. */
 #define FSM_PREFETCH(address) __builtin_prefetch(address)
+/* A condition of a branch that is to stay out of the way. */
+#define FSM_RARELY(condition) __builtin_expect(condition, 0)
 #endif
 #if defined(FSM_KEEP_FUNCTIONS)
 #define FSM_INLINE FSM_OUTLINE_

@@ -13,6 +13,11 @@
 #define FSM_STREAMS 0
 #endif
 
+/* Whether it pays to ask for memory ahead of a sweep that does next to nothing with it. */
+#if !defined(FSM_ASKS_AHEAD)
+#define FSM_ASKS_AHEAD 1
+#endif
+
 #include "half.h"
 #include "scalar_math.h"
 #include "walk.h"

@@ -60,10 +60,10 @@
 #undef MOST_SHARE
 #undef E_FACTOR
 #undef MINUS_E_FIELD
-#undef MINUS_E_FIELD_AND_1
 #undef C_POWER
 #undef MOST_C
 #undef MOST_GRAD
+#undef MOST_SUM
 #undef LOG2E
 #undef LN2
 #undef LN2_HI

@@ -8,50 +8,58 @@
 
 typedef enum { FN(OF_SOFTMAX), FN(OF_LOG_SOFTMAX) } FN(gradient);
 
-/* What decides how a row is taken: the largest |grad|; the bits of all y, or of all logp, those below 0 raised to a
- * positive number; and the smallest y. */
+/* What decides how a row is taken: the bits of all y, or of all logp, those below 0 raised to a positive number; the
+ * smallest y; of logp, the largest |grad|. */
 typedef struct {
-    vec grad, saved, least;
+    vec saved, least, grad;
 } FN(reach);
 
 FSM_INLINE FN(reach) FN(reach_of_none)(void) {
-    return (FN(reach)){vec_set1(0), vec_set1(0), vec_set1(1)};
+    return (FN(reach)){vec_set1(0), vec_set1(1), vec_set1(0)};
 }
 
 FSM_INLINE FN(reach) FN(reach_of)(vec grad, vec saved, FN(gradient) of) {
     if (of == FN(OF_SOFTMAX))
-        return (FN(reach)){vec_abs(grad), saved, saved};
-    return (FN(reach)){vec_abs(grad), vec_clamp(saved, vec_set1(MIN_NORMAL)), vec_set1(1)};
+        return (FN(reach)){saved, saved, vec_set1(0)};
+    return (FN(reach)){vec_clamp(saved, vec_set1(MIN_NORMAL)), vec_set1(1), vec_abs(grad)};
 }
 
 FSM_INLINE FN(reach) FN(reach_set_register)(FN(reach) a, int j, FN(reach) b) {
-    a.grad = FN(set_register)(a.grad, j, b.grad);
     a.saved = FN(set_register)(a.saved, j, b.saved);
     a.least = FN(set_register)(a.least, j, b.least);
+    a.grad = FN(set_register)(a.grad, j, b.grad);
     return a;
 }
 
-FSM_INLINE FN(reach) FN(reach_join)(FN(reach) a, FN(reach) b) {
-    return (FN(reach)){vec_max(a.grad, b.grad), vec_bits_or(a.saved, b.saved), vec_min(a.least, b.least)};
+FSM_INLINE FN(reach) FN(reach_join)(FN(reach) a, FN(reach) b, FN(gradient) of) {
+    a.saved = vec_bits_or(a.saved, b.saved);
+    if (of == FN(OF_SOFTMAX))
+        a.least = vec_min(a.least, b.least);
+    else
+        a.grad = vec_max(a.grad, b.grad);
+    return a;
 }
 
-/* y times E_FACTOR, in integers; 0 <= y < 2. Where y is normal that adds to its exponent field. A subnormal y, which
- * has no leading 1, becomes with one more in that field a normal number, too large by what the field alone stands for.
- * Of the two the right one is the smaller. */
-FSM_INLINE vec FN(scale)(vec y) {
-    const vec normal = vec_bits_sub(y, vec_set1(MINUS_E_FIELD));
-    const vec too_large = vec_set1(E_FACTOR * MIN_NORMAL);
-    return vec_min(normal, vec_sub(vec_bits_sub(y, vec_set1(MINUS_E_FIELD_AND_1)), too_large));
+/* y times E_FACTOR*more; 0 <= y < 2, and more is 1 or SUM_MORE. Adding to the exponent field does that where y is
+ * normal. A subnormal y has no leading 1, but now counts as if it had, and half of what its other bits stand for: the
+ * right number is twice that, less the leading 1, which is the smaller one just where y is subnormal. */
+FSM_INLINE vec FN(scale)(vec y, const real more) {
+    const vec normal = vec_bits_sub(y, vec_set1(MINUS_E_FIELD / more));
+    return vec_min(normal, vec_fma(normal, vec_set1(2), vec_set1(-E_FACTOR * more * MIN_NORMAL)));
 }
 
-/* The same of register j, or all, of `count` blocks in place, of which `least` has the smallest. */
+/* Terms of the sum have a factor of E_FACTOR*SUM_MORE. Where they and the sum are finite, grad*y is so far below what
+ * E_FACTOR leaves that (grad - sum)*y*E_FACTOR is finite too, which saves a search for the largest |grad|. */
+#define SUM_MORE ((real)4)
+
+/* The same of register j, or all, of `count` blocks in place, of which `least` has the smallest y, for a sum. */
 FSM_INLINE void FN(scale_blocks)(vec *y, const int count, vec least, int j) {
-    if (FN(any_lt_register)(least, vec_set1(MIN_NORMAL), j)) {
+    if (FSM_RARELY(FN(any_lt_register)(least, vec_set1(MIN_NORMAL), j))) {
         FSM_EACH_BLOCK(i, count)
-            y[i] = FN(scale)(y[i]);
+            y[i] = FN(scale)(y[i], SUM_MORE);
     } else {
         FSM_EACH_BLOCK(i, count)
-            y[i] = vec_mul(y[i], vec_set1(E_FACTOR));
+            y[i] = vec_mul(y[i], vec_set1(E_FACTOR * SUM_MORE));
     }
 }
 
@@ -60,7 +68,7 @@ FSM_INLINE void FN(scale_blocks)(vec *y, const int count, vec least, int j) {
 /* The term of a block; widens `reach`. */
 FSM_INLINE vec FN(gradient_term)(vec grad, vec saved, FN(reach) * reach, FN(gradient) of) {
     const FN(reach) here = FN(reach_of)(grad, saved, of);
-    *reach = FN(reach_join)(*reach, here);
+    *reach = FN(reach_join)(*reach, here, of);
     if (of == FN(OF_LOG_SOFTMAX))
         return grad;
     FN(scale_blocks)(&saved, 1, here.least, ALL_REGISTERS);
@@ -73,8 +81,8 @@ FSM_INLINE vec FN(gradient_terms)(const vec *grad, const vec *saved, FN(reach) *
     FN(reach) here = FN(reach_of)(grad[0], saved[0], of);
     FSM_UNROLL
     for (int i = 1; i < 4; i++)
-        here = FN(reach_join)(here, FN(reach_of)(grad[i], saved[i], of));
-    *reach = FN(reach_set_register)(*reach, j, FN(reach_join)(*reach, here));
+        here = FN(reach_join)(here, FN(reach_of)(grad[i], saved[i], of), of);
+    *reach = FN(reach_set_register)(*reach, j, FN(reach_join)(*reach, here, of));
     if (of == FN(OF_LOG_SOFTMAX))
         return FN(add_four)(grad[0], grad[1], grad[2], grad[3]);
     vec scaled[4] = {saved[0], saved[1], saved[2], saved[3]};
@@ -84,42 +92,62 @@ FSM_INLINE vec FN(gradient_terms)(const vec *grad, const vec *saved, FN(reach) *
     return vec_add(even, odd);
 }
 
-/* The sum over a chunk of a row; widens `reach`. Asks for what is 4 KB on in the row, or in the next one: (4096, 1024)
- * float32 takes 0.74 times as long, (64, 1000) 0.95 (AVX-512, Zen 5). */
-FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptrdiff_t n, FN(reach) * reach,
+/* The same of all registers, of blocks that are anywhere. */
+FSM_INLINE vec FN(gradient_terms_at)(const real *const *grad, const real *const *saved, FN(reach) * reach,
+                                     FN(gradient) of) {
+    vec terms = vec_set1(0);
+    FSM_EACH_REGISTER(j) {
+        vec a[4], b[4];
+        FSM_UNROLL
+        for (int step = 0; step < 4; step++) {
+            a[step] = FN(load_register)(grad[step], j);
+            b[step] = FN(load_register)(saved[step], j);
+        }
+        terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, reach, of, j));
+    }
+    return terms;
+}
+
+/* Where there are fewer than 4 blocks, grad is this, and saved that of any other. */
+static const real FN(no_grad)[LANES];
+
+/* `count` > 0 elements at p as a whole block: in place, or filled up in `room`. */
+FSM_INLINE const real *FN(whole_block)(const real *p, ptrdiff_t count, real fill, real *room) {
+    if (count >= LANES)
+        return p;
+    vec_store(room, vec_load_n(p, count, fill));
+    return room;
+}
+
+/* The sum over a chunk of a row; widens `reach`. `ahead`: asks for what is 4 KB on in the row, or in the next one, as
+ * FSM_ASKS_AHEAD says of rows of one chunk: (4096, 1024) float32 takes 0.74 times as long, (64, 1000) 0.95 (AVX-512,
+ * Zen 5), but 1.1 and 1.1 times with AVX2 (Zen 3), where (128, 32000) takes 0.95 times as long. */
+FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptrdiff_t n, bool ahead, FN(reach) * reach,
                                         FN(gradient) of) {
     vec_acc lanes = vec_acc_zero();
     FN(reach) all = *reach;
-    vec a[4], b[4];
+    const real *a[4], *b[4];
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
         FSM_UNROLL
         for (int step = 0; step < 4; step++) {
-            FN(prefetch_block)(grad + i + step * LANES + 4096 / sizeof(real));
-            FN(prefetch_block)(saved + i + step * LANES + 4096 / sizeof(real));
-        }
-        vec terms = vec_set1(0);
-        FSM_EACH_REGISTER(j) {
-            FSM_UNROLL
-            for (int step = 0; step < 4; step++) {
-                a[step] = FN(load_register)(grad + i + step * LANES, j);
-                b[step] = FN(load_register)(saved + i + step * LANES, j);
+            a[step] = grad + i + step * LANES;
+            b[step] = saved + i + step * LANES;
+            if (ahead) {
+                FN(prefetch_block)(a[step] + 4096 / sizeof(real));
+                FN(prefetch_block)(b[step] + 4096 / sizeof(real));
             }
-            terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &all, of, j));
         }
-        lanes = vec_acc_add(lanes, terms);
+        lanes = vec_acc_add(lanes, FN(gradient_terms_at)(a, b, &all, of));
     }
     if (i < n) {
-        FSM_UNROLL
+        real last_grad[LANES], last_saved[LANES];
         for (int step = 0; step < 4; step++) {
             const ptrdiff_t at = i + step * LANES;
-            a[step] = FN(load_rest)(grad + at, n - at, 0);
-            b[step] = FN(load_rest)(saved + at, n - at, 1);
+            a[step] = at < n ? FN(whole_block)(grad + at, n - at, 0, last_grad) : FN(no_grad);
+            b[step] = at < n ? FN(whole_block)(saved + at, n - at, 1, last_saved) : b[0];
         }
-        vec terms = vec_set1(0);
-        FSM_EACH_REGISTER(j)
-            terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &all, of, j));
-        lanes = vec_acc_add(lanes, terms);
+        lanes = vec_acc_add(lanes, FN(gradient_terms_at)(a, b, &all, of));
     }
     *reach = all;
     return vec_acc_fold(lanes);
@@ -127,46 +155,47 @@ FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptr
 
 /* ---- results */
 
-/* What the second sweep needs of a row, or of each column: the sum (of softmax without E_FACTOR), and 1/T. */
+/* What the second sweep needs of a row, or of each column: the sum (of softmax without its factor), and 1/T. */
 typedef struct {
-    vec sum, beta;
-    bool small; /* y, or 1/T, is so small that results may be subnormal */
+    vec sum;
+    real beta, scaled_beta, unit; /* 1/T, and without a power of two that leaves it below 1; of FN(unscale), to match */
+    bool small;                   /* y, or 1/T, is so small that results may be subnormal */
 } FN(gradient_plan);
 
 /* Of y, and of |grad - sum|: from there on their product is a normal number, and so is that times a 1/T of 2^-6. */
 #define LEAST_FACTOR ((real)0x1p-60)
 
+/* Of softmax: with any below, scaled_beta leaves too little of E_FACTOR for subnormal results. */
+#define LEAST_TEMPERATURE (fsm_two_to(MANTISSA_BITS + 1) / E_FACTOR)
+
 FSM_INLINE FN(gradient_plan) FN(gradient_plan_of)(vec sum, FN(reach) reach, FN(beta) beta) {
-    const bool small = beta.hi < (real)0x1p-6 || vec_any_lt(reach.least, vec_set1(LEAST_FACTOR));
-    return (FN(gradient_plan)){sum, vec_set1(beta.hi), small};
+    const int exponent = (int)(fsm_f64_bits(beta.hi) >> 52) - 1022;
+    const real less = (real)fsm_two_to(exponent > 0 && beta.hi < 1 / LEAST_TEMPERATURE ? -exponent : 0);
+    return (FN(gradient_plan)){
+        .sum = sum,
+        .beta = beta.hi,
+        .scaled_beta = beta.hi * less,
+        .unit = E_FACTOR * MIN_NORMAL / 2 * less,
+        .small = beta.hi < (real)0x1p-6 || vec_any_lt(reach.least, vec_set1(LEAST_FACTOR)),
+    };
 }
 
-/* Register j, or all, of `count` <= 4 blocks of results, in place of grad. Adding 0 makes a 0 positive. */
-FSM_INLINE void FN(gradient_registers)(vec *grad, vec *saved, const int count, FN(gradient_plan) plan, FN(gradient) of,
-                                       int j) {
+/* A result of softmax that may be subnormal, from grad - sum. Adding 0 makes a 0 positive. */
+FSM_INLINE vec FN(small_result)(vec apart, vec y, const FN(gradient_plan) * plan) {
+    const vec scaled = vec_fma(vec_mul(apart, FN(scale)(y, 1)), vec_set1(plan->scaled_beta), vec_set1(0));
+    return FN(unscale)(scaled, vec_set1(plan->unit));
+}
+
+/* Register j, or all, of `count` <= 4 blocks of results of log_softmax, in place of grad. */
+FSM_INLINE void FN(log_gradient)(vec *grad, const vec *logp, const int count, const FN(gradient_plan) * plan, int j) {
     const vec zero = vec_set1(0), unit = vec_set1(E_FACTOR * MIN_NORMAL / 2);
-    if (of == FN(OF_SOFTMAX)) {
-        FSM_EACH_BLOCK(i, count)
-            grad[i] = vec_sub(grad[i], plan.sum);
-        vec least = vec_abs(grad[0]);
-        FSM_EACH_BLOCK(i, count - 1)
-            least = vec_min(least, vec_abs(grad[i + 1]));
-        if (plan.small || FN(any_lt_register)(least, vec_set1(LEAST_FACTOR), j)) {
-            FSM_EACH_BLOCK(i, count)
-                grad[i] = FN(unscale)(vec_fma(vec_mul(grad[i], FN(scale)(saved[i])), plan.beta, zero), unit);
-        } else {
-            FSM_EACH_BLOCK(i, count)
-                grad[i] = vec_mul(vec_mul(grad[i], saved[i]), plan.beta);
-        }
-        return;
-    }
     const FN(beta) one = {1, 0, 0, false};
     const FN(exp_frame) frame = FN(exp_frame_of)(zero, zero, one);
     vec least = vec_set1((real)INFINITY);
     FSM_EACH_BLOCK(i, count) {
-        const vec minus_e = vec_sub(zero, FN(exp)(vec_flush(saved[i]), frame, false));
-        const vec scaled = vec_fma(minus_e, plan.sum, vec_mul(grad[i], vec_set1(E_FACTOR)));
-        grad[i] = vec_fma(scaled, plan.beta, zero);
+        const vec minus_e = vec_sub(zero, FN(exp)(vec_flush(logp[i]), frame, false));
+        const vec scaled = vec_fma(minus_e, plan->sum, vec_mul(grad[i], vec_set1(E_FACTOR)));
+        grad[i] = vec_fma(scaled, vec_set1(plan->beta), zero);
         least = vec_min(least, vec_abs(grad[i]));
     }
     const bool normal = !FN(any_lt_register)(least, vec_set1(E_FACTOR * MIN_NORMAL), j);
@@ -175,9 +204,66 @@ FSM_INLINE void FN(gradient_registers)(vec *grad, vec *saved, const int count, F
 }
 
 /* A block of results. */
-FSM_INLINE vec FN(gradient_block)(vec grad, vec saved, FN(gradient_plan) plan, FN(gradient) of) {
-    FN(gradient_registers)(&grad, &saved, 1, plan, of, ALL_REGISTERS);
-    return grad;
+FSM_INLINE vec FN(gradient_block)(vec grad, vec saved, const FN(gradient_plan) * plan, FN(gradient) of) {
+    if (of == FN(OF_LOG_SOFTMAX)) {
+        FN(log_gradient)(&grad, &saved, 1, plan, ALL_REGISTERS);
+        return grad;
+    }
+    const vec apart = vec_sub(grad, plan->sum);
+    if (plan->small || vec_any_lt(vec_abs(apart), vec_set1(LEAST_FACTOR)))
+        return FN(small_result)(apart, saved, plan);
+    return vec_mul(vec_mul(apart, saved), vec_set1(plan->beta));
+}
+
+/* A register of small results, from element `at` of a block on. */
+FSM_OUTLINE_ void FN(small_register)(const real *grad, const real *saved, real *y, ptrdiff_t at,
+                                     const FN(gradient_plan) * plan) {
+    const vec sum = FN(load_register)((const real *)&plan->sum + at, 0);
+    const vec apart = vec_sub(FN(load_register)(grad + at, 0), sum);
+    FN(store_register)(y + at, 0, FN(small_result)(apart, FN(load_register)(saved + at, 0), plan));
+}
+
+/* `count` <= 4, a constant, blocks of results. y may be grad, or saved. `small`: plan.small, of softmax. What few
+ * registers of other rows need is a detour, which leaves in registers what all need; `same` is the plan in memory. */
+FSM_INLINE void FN(gradient_blocks)(const real *const *grad, const real *const *saved, real *const *y, const int count,
+                                    FN(gradient_plan) plan, const FN(gradient_plan) * same, FN(gradient) of,
+                                    const bool small) {
+    FSM_EACH_REGISTER(j) {
+        vec a[4], b[4];
+        FSM_EACH_BLOCK(k, small ? count : 0) {
+            const vec apart = vec_sub(FN(load_register)(grad[k], j), plan.sum);
+            FN(store_register)(y[k], j, FN(small_result)(apart, FN(load_register)(saved[k], j), &plan));
+        }
+        if (small)
+            continue;
+        FSM_EACH_BLOCK(k, count) {
+            a[k] = FN(load_register)(grad[k], j);
+            b[k] = FN(load_register)(saved[k], j);
+        }
+        if (of == FN(OF_LOG_SOFTMAX)) {
+            FN(log_gradient)(a, b, count, &plan, j);
+        } else {
+            vec least = vec_set1(0);
+            FSM_EACH_BLOCK(k, count) {
+                a[k] = vec_sub(a[k], plan.sum);
+                least = k ? vec_min(least, vec_abs(a[k])) : vec_abs(a[k]);
+            }
+            if (FN(any_lt_register)(least, vec_set1(LEAST_FACTOR), j)) {
+                FSM_EACH_BLOCK(k, count)
+                    FN(small_register)(grad[k], saved[k], y[k], j * (LANES / FSM_REGISTERS), same);
+                continue;
+            }
+            FSM_EACH_BLOCK(k, count)
+                a[k] = vec_mul(vec_mul(a[k], b[k]), vec_set1(plan.beta));
+        }
+        FSM_EACH_BLOCK(k, count)
+            FN(store_register)(y[k], j, a[k]);
+    }
+}
+
+/* A total of terms without the factor that they have. */
+FSM_INLINE_ real FN(factor_off)(double total, FN(gradient) of) {
+    return (real)(of == FN(OF_SOFTMAX) ? total * (1 / (double)(E_FACTOR * SUM_MORE)) : total);
 }
 
 /* ---- rows that are not ordinary */
@@ -226,9 +312,10 @@ static void FN(plain_results)(const real *grad, const real *saved, real *y, ptrd
  * 0, -0 included, a y or logp of 2 or more and a NaN have one of the two highest bits. A NaN of grad shows in the sum.
  */
 FSM_INLINE_ bool FN(is_ordinary)(const FN(group) * g, real grad, real_bits saved, double sum, FN(gradient) of) {
-    const double limit = g->args->temperature < 1 ? MOST_GRAD * g->args->temperature : MOST_GRAD;
-    return (saved >> (8 * sizeof saved - 2) == 0) & (grad < limit) &
-           (fabs(sum) < limit * (of == FN(OF_SOFTMAX) ? (double)E_FACTOR : 1));
+    const double temperature = g->args->temperature, limit = temperature < 1 ? MOST_GRAD * temperature : MOST_GRAD;
+    const bool in_range = of == FN(OF_SOFTMAX) ? (fabs(sum) < MOST_SUM) & (temperature > LEAST_TEMPERATURE)
+                                               : (fabs(sum) < limit) & (grad < limit);
+    return (saved >> (8 * sizeof saved - 2) == 0) & in_range;
 }
 
 /* ---- rows */
@@ -256,30 +343,38 @@ FSM_INLINE_ const real *FN(chunk_of)(const FN(group) * g, int which, bool ready,
     return room;
 }
 
-/* The second sweep of a chunk. y may be grad, or saved, unless it is streamed. `ahead`, if it is not 0: how far on is
- * what will be read next; (128, 32000) then takes 0.95 times as long, rows of one chunk more. */
-FSM_INLINE void FN(gradient_chunk)(const real *grad, const real *saved, real *y, ptrdiff_t n, ptrdiff_t ahead,
-                                   FN(gradient_plan) plan, FN(gradient) of, bool stream) {
+/* Of the second sweep of a chunk, the groups of 4 blocks; returns how many elements that are. `ahead`, if it is not 0:
+ * how far on is what will be read next; (128, 32000) then takes 0.95 times as long, rows of one chunk more. */
+FSM_INLINE ptrdiff_t FN(gradient_groups)(const real *grad, const real *saved, real *y, ptrdiff_t n, ptrdiff_t ahead,
+                                         const FN(gradient_plan) * plan, FN(gradient) of, const bool small) {
+    FN(gradient_plan) own = *plan;
+    own.sum = FN(uniform)(own.sum);
     ptrdiff_t i = 0;
-    for (; !stream && i + 4 * LANES <= n; i += 4 * LANES) {
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        const real *a[4], *b[4];
+        real *to[4];
         FSM_UNROLL
-        for (int k = 0; ahead && k < 4; k++) {
-            FN(prefetch_block)(grad + ahead + i + k * LANES);
-            FN(prefetch_block)(saved + ahead + i + k * LANES);
-        }
-        FSM_EACH_REGISTER(j) {
-            vec a[4], b[4];
-            FSM_UNROLL
-            for (int k = 0; k < 4; k++) {
-                a[k] = FN(load_register)(grad + i + k * LANES, j);
-                b[k] = FN(load_register)(saved + i + k * LANES, j);
+        for (int k = 0; k < 4; k++) {
+            a[k] = grad + i + k * LANES;
+            b[k] = saved + i + k * LANES;
+            to[k] = y + i + k * LANES;
+            if (ahead) {
+                FN(prefetch_block)(a[k] + ahead);
+                FN(prefetch_block)(b[k] + ahead);
             }
-            FN(gradient_registers)(a, b, 4, plan, of, j);
-            FSM_UNROLL
-            for (int k = 0; k < 4; k++)
-                FN(store_register)(y + i + k * LANES, j, a[k]);
         }
+        FN(gradient_blocks)(a, b, to, 4, own, plan, of, small);
     }
+    return i;
+}
+
+/* The second sweep of a chunk. y may be grad, or saved, unless it is streamed. */
+FSM_INLINE void FN(gradient_chunk)(const real *grad, const real *saved, real *y, ptrdiff_t n, ptrdiff_t ahead,
+                                   const FN(gradient_plan) * plan, FN(gradient) of, bool stream) {
+    ptrdiff_t i = 0;
+    if (!stream)
+        i = of == FN(OF_SOFTMAX) && plan->small ? FN(gradient_groups)(grad, saved, y, n, ahead, plan, of, true)
+                                                : FN(gradient_groups)(grad, saved, y, n, ahead, plan, of, false);
     for (; i + LANES <= n; i += LANES)
         FN(put)(y + i, FN(gradient_block)(vec_load(grad + i), vec_load(saved + i), plan, of), stream);
     if (i < n) {
@@ -298,7 +393,7 @@ typedef struct {
 
 FSM_INLINE void FN(gradient_results)(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
     const FN(gradient_row) *row = of;
-    FN(gradient_chunk)(row->grad + begin, row->saved + begin, to, count, row->ahead, row->plan, row->of, stream);
+    FN(gradient_chunk)(row->grad + begin, row->saved + begin, to, count, row->ahead, &row->plan, row->of, stream);
 }
 
 /* The sum over chunks [begin, end) of row r; widens `reach`. */
@@ -311,7 +406,7 @@ FSM_INLINE fsm_sum FN(gradient_sum_chunks)(const FN(group) * g, ptrdiff_t r, ptr
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
         const real *grad = FN(chunk_of)(g, FSM_X, g->x_ready, r, c, count, false, g->scratch);
         const real *saved = FN(chunk_of)(g, FSM_SAVED, saved_ready, r, c, count, false, g->scratch + FSM_CHUNK);
-        sum = FN(sum_merge)(sum, FN(gradient_sum_row)(grad, saved, count, reach, of));
+        sum = FN(sum_merge)(sum, FN(gradient_sum_row)(grad, saved, count, FSM_ASKS_AHEAD || n > FSM_CHUNK, reach, of));
     }
     return sum;
 }
@@ -328,10 +423,12 @@ FSM_INLINE FN(gradient_sweep)
     FN(gradient_sweep_of)(const FN(group) * g, ptrdiff_t r, fsm_sum sum, FN(reach) reach, FN(gradient) of) {
     const double total = sum.hi + sum.lo;
     const bool ordinary = FN(is_ordinary)(g, vec_hmax(reach.grad), FN(bits_of)(reach.saved), total, of);
-    FN(gradient_sweep) sweep = {.r = r, .ordinary = ordinary, .total = ordinary ? total : FN(plain_sum)(g, r, of)};
-    const real factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
-    sweep.plan = FN(gradient_plan_of)(vec_set1((real)(sweep.total * factor)), reach, g->beta);
-    return sweep;
+    return (FN(gradient_sweep)){
+        .r = r,
+        .ordinary = ordinary,
+        .total = ordinary ? total : FN(plain_sum)(g, r, of),
+        .plan = FN(gradient_plan_of)(vec_set1(FN(factor_off)(total, of)), reach, g->beta),
+    };
 }
 
 /* Its chunks [begin, end). */
@@ -385,7 +482,7 @@ FSM_INLINE void FN(gradient_shared_row)(const FN(group) * g, ptrdiff_t r, FN(chu
         FN(share_chunks)(g, sums, &(FN(gradient_segment)){begin, r, each, reaches}, begin, end);
         for (ptrdiff_t i = 0; i < end - begin; i++) {
             sum = FN(sum_merge)(sum, each[i]);
-            reach = FN(reach_join)(reach, reaches[i]);
+            reach = FN(reach_join)(reach, reaches[i], of);
         }
     }
     const FN(gradient_sweep) sweep = FN(gradient_sweep_of)(g, r, sum, reach, of);
@@ -410,7 +507,6 @@ FSM_INLINE void FN(gradient_rows)(const FN(group) * g, FN(chunks) * sums, FN(chu
 /* A batch at a time, whose rows are all ordinary; else they are taken one by one. */
 FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const int parts, const int blocks,
                                      void (*rows)(const FN(group) *)) {
-    const double factor = of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1;
     double hi[LANES] = {0}, lo[LANES] = {0};
     real sums[LANES], room[BATCH_ROOM];
     for (ptrdiff_t first = 0; first < g->rows; first += LANES) {
@@ -437,7 +533,7 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
         bool ordinary = true;
         for (ptrdiff_t r = 0; r < LANES; r++) {
             const double total = hi[r] + lo[r];
-            sums[r] = (real)(total * factor);
+            sums[r] = FN(factor_off)(total, of);
             ordinary = ordinary & (FN(is_ordinary)(g, most, bits, total, of) | (r >= batch.rows));
         }
         if (!ordinary) {
@@ -452,7 +548,7 @@ FSM_INLINE void FN(gradient_batches)(const FN(group) * g, FN(gradient) of, const
             FSM_EACH_BLOCK(k, blocks) {
                 const vec a = FN(load_short_block)(grad, batch, r, k, 0);
                 const vec b = FN(load_short_block)(saved, batch, r, k, 1);
-                FN(store_short_block)(results, batch, r, k, FN(gradient_block)(a, b, plan, of));
+                FN(store_short_block)(results, batch, r, k, FN(gradient_block)(a, b, &plan, of));
             }
         }
         FN(store_batch)(g, first, batch, results);
@@ -481,24 +577,17 @@ FSM_INLINE void FN(gradient_add_piece)(int tiles, FN(piece) grad, FN(piece) save
                                        FN(gradient) of) {
     for (ptrdiff_t i = 0; i < LANES && i < grad.count; i++)
         for (int t = 0; t < tiles; t++) {
-            vec terms = vec_set1(0);
+            const real *a[4], *b[4];
             FSM_UNROLL
-            for (int step = 0; step < 4; step++)
-                if (i + step * LANES < grad.count) {
-                    FN(prefetch_block)(FN(in_piece)(grad, t, i + step * LANES + 1));
-                    FN(prefetch_block)(FN(in_piece)(saved, t, i + step * LANES + 1));
-                }
-            FSM_EACH_REGISTER(j) {
-                vec a[4], b[4];
-                FSM_UNROLL
-                for (int step = 0; step < 4; step++) {
-                    const ptrdiff_t at = i + step * LANES;
-                    const bool there = at < grad.count;
-                    a[step] = there ? FN(load_register)(FN(in_piece)(grad, t, at), j) : vec_set1(0);
-                    b[step] = there ? FN(load_register)(FN(in_piece)(saved, t, at), j) : vec_set1(1);
-                }
-                terms = FN(set_register)(terms, j, FN(gradient_terms)(a, b, &reach[t], of, j));
+            for (int step = 0; step < 4; step++) {
+                const ptrdiff_t at = i + step * LANES;
+                const bool there = at < grad.count;
+                a[step] = there ? FN(in_piece)(grad, t, at) : FN(no_grad);
+                b[step] = there ? FN(in_piece)(saved, t, at) : b[0];
+                FN(prefetch_block)(there ? FN(in_piece)(grad, t, at + 1) : a[step]);
+                FN(prefetch_block)(there ? FN(in_piece)(saved, t, at + 1) : b[step]);
             }
+            const vec terms = FN(gradient_terms_at)(a, b, &reach[t], of);
             lanes[t * LANES + i] = vec_acc_add(lanes[t * LANES + i], terms);
         }
 }
@@ -516,7 +605,7 @@ FSM_OUTLINE_ vec FN(plain_block)(vec grad, vec saved, const FN(gradient_columns_
     real from[LANES], of_saved[LANES], to[LANES];
     vec_store(from, grad);
     vec_store(of_saved, saved);
-    vec_store(to, FN(gradient_block)(grad, saved, plan->of_all, of));
+    vec_store(to, FN(gradient_block)(grad, saved, &plan->of_all, of));
     for (int j = 0; j < LANES; j++)
         if (!plan->ordinary[j])
             FN(plain_results)(from + j, of_saved + j, to + j, 1, plan->totals[j], temperature, of);
@@ -538,16 +627,17 @@ FSM_INLINE void FN(gradient_tile)(FN(piece) grad, FN(piece) saved, FN(piece) y, 
         }
         return;
     }
-    FSM_EACH_REGISTER(j) {
-        vec a[4], b[4];
-        FSM_EACH_BLOCK(k, count) {
-            a[k] = FN(load_register)(FN(in_piece)(grad, t, i + k), j);
-            b[k] = FN(load_register)(FN(in_piece)(saved, t, i + k), j);
-        }
-        FN(gradient_registers)(a, b, count, plan->of_all, of, j);
-        FSM_EACH_BLOCK(k, count)
-            FN(store_register)(FN(in_piece)(y, t, i + k), j, a[k]);
+    const real *a[4], *b[4];
+    real *to[4];
+    FSM_EACH_BLOCK(k, count) {
+        a[k] = FN(in_piece)(grad, t, i + k);
+        b[k] = FN(in_piece)(saved, t, i + k);
+        to[k] = FN(in_piece)(y, t, i + k);
     }
+    if (of == FN(OF_SOFTMAX) && plan->of_all.small)
+        FN(gradient_blocks)(a, b, to, count, plan->of_all, &plan->of_all, of, true);
+    else
+        FN(gradient_blocks)(a, b, to, count, plan->of_all, &plan->of_all, of, false);
 }
 
 FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
@@ -593,7 +683,7 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
             plan->ordinary[j] = FN(is_ordinary)(g, grad[j], saved[j], total, of) | (j >= count);
             odd |= !plan->ordinary[j];
             plan->totals[j] = total;
-            sum[j] = (real)(total * (of == FN(OF_SOFTMAX) ? 1 / E_FACTOR : 1));
+            sum[j] = FN(factor_off)(total, of);
         }
         for (int j = 0; odd && j < count; j++)
             if (!plan->ordinary[j]) {
