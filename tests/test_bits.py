@@ -142,6 +142,36 @@ def test_batches_of_short_rows(isa, dtype, op):
                 assert_same_bits(call(op, a[rows], **options), expected[rows], f"{n} {rows} {options}")
 
 
+@pytest.mark.parametrize("n", [150, 1000, 2048, 3000, 9000])
+def test_rows_that_differ(isa, dtype, op, n):
+    """Rows are summed relative to what rows before them, or their first elements, promise: here that is sometimes too
+    little, or too much, or nothing."""
+    rng = np.random.default_rng(n)
+    apart = np.array([0, 3, 9, 10, 11, 12, 13, 13.5, 14, 15, 20, 39, 41, 60, 100, 1e3, 1e5, 3e6])
+    steps = rng.permutation(np.concatenate([apart, -apart]))[: 3 if n > 8192 else None]
+    x = rng.standard_normal((5 * len(steps) + 40, n)).astype(dtype)
+    for i, step in enumerate(steps):  # four rows that are alike, and one that is not
+        x[5 * i : 5 * i + 5] += rng.standard_normal() * 20
+        x[5 * i + 4] += step
+    others = x[5 * len(steps) :]
+    at = np.array([n - 1, n // 2, 3 * n // 4])
+    for i, number in enumerate((9, 13, 14, 41, 200, 1e4, np.inf, np.nan)):
+        others[4 * i + 3, at[i % 3]] = number
+    others[32:34, :100] = -np.inf
+    others[34] = -np.inf
+    others[35, n // 2 :] = np.finfo(dtype).smallest_subnormal
+    others[36, :5] = 0
+    others[37] = others[37, 0]
+    others[38] *= 30
+    expected = np.atleast_2d(call(op, np.ascontiguousarray(x.T), 0).T)
+    got = call(op, x)
+    assert_same_bits(np.atleast_2d(got), expected)
+    if got.shape == x.shape:
+        in_place = x.copy()
+        call(op, in_place, out=in_place)
+        assert_same_bits(in_place, expected)
+
+
 def test_alignment(isa, dtype, op):
     for n in (1, 3, 10, 33, 100, 1000, 2049, 5000):
         rng = np.random.default_rng(n)

@@ -144,7 +144,7 @@ FSM_INLINE void FN(log_chunk)(const FN(group) * g, ptrdiff_t r, FN(log_state) * 
     } else {
         real *kept = kind == FN(KEPT) ? FN(kept_at)(g, r) : NULL;
         others = careful ? FN(sum_row)(x, kept, n, index, &e, &frame, FN(CAREFUL))
-                         : FN(sum_row_body)(x, kept, n, index, &e, frame, FN(PLAIN));
+                         : FN(sum_row_body)(x, kept, n, index, &e, frame, FN(PLAIN), NULL);
     }
     s->max[j] = max;
     s->e[j] = e;

@@ -111,11 +111,11 @@ FSM_INLINE vec FN(set_lane)(vec a, ptrdiff_t lane, real number) {
 }
 
 /* Sums up to FSM_CHUNK terms of a row, without that of element `skip`, which goes to `skipped`, unless skip is
- * negative. They are stored in e unless that is NULL; e may be x. */
+ * negative. They are stored in e unless that is NULL; e may be x. `most`: larger x become that, unless it is NULL. */
 FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
-                                    FN(exp_frame) frame, FN(terms) terms) {
+                                    FN(exp_frame) frame, FN(terms) terms, const vec *most) {
     const real none = terms == FN(GIVEN) ? 0 : -(real)INFINITY;
-    const vec zero = vec_set1(0);
+    const vec zero = vec_set1(0), bound = most ? FN(uniform)(*most) : zero;
     vec_acc lanes = vec_acc_zero();
     frame.magic = FN(uniform)(frame.magic);
     frame.low = FN(uniform)(frame.low);
@@ -132,6 +132,9 @@ FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff
                 FSM_UNROLL
                 for (int step = 0; step < 4; step++)
                     s[step] = FN(load_register)(x + i + step * LANES, j);
+                FSM_UNROLL
+                for (int step = 0; most && step < 4; step++)
+                    s[step] = vec_min(s[step], bound);
                 if (terms != FN(GIVEN))
                     FN(exp_four)(s, &frame, terms == FN(CAREFUL));
                 FSM_UNROLL
@@ -145,6 +148,8 @@ FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff
             for (int step = 0; step * LANES < count; step++) {
                 const ptrdiff_t left = count - step * LANES;
                 vec a = FN(load_rest)(x + i + step * LANES, left, none);
+                if (most)
+                    a = vec_min(a, bound);
                 if (terms != FN(GIVEN))
                     a = FN(exp)(a, frame, terms == FN(CAREFUL));
                 if (e && left < LANES)
@@ -207,10 +212,10 @@ static vec_acc FN(fold_columns)(vec_acc *lanes, int used) {
 static fsm_sum FN(sum_row)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
                            const FN(exp_frame) * frame, FN(terms) terms) {
     if (terms == FN(PLAIN))
-        return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(PLAIN));
+        return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(PLAIN), NULL);
     if (terms == FN(CAREFUL))
-        return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(CAREFUL));
-    return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(GIVEN));
+        return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(CAREFUL), NULL);
+    return FN(sum_row_body)(x, e, n, skip, skipped, *frame, FN(GIVEN), NULL);
 }
 
 /* ---- results */

@@ -1,8 +1,8 @@
 /* softmax: y = exp(x) / sum(exp(x)).
  *
- * Three sweeps over a row: the maximum of x; e = exp(x), kept in y or in the scratch, and the sum; y = e/S. Short rows,
- * long rows and columns: see there. A row whose sum is NaN, or whose maximum is infinite (all -inf, or a +inf), is
- * special: fill_row(). */
+ * Three sweeps over a row: the maximum of x, unless that can be guessed; e = exp(x), kept in y or in the scratch, and
+ * the sum; y = e/S. Short rows, long rows and columns: see there. A row whose sum is NaN, or whose maximum is infinite
+ * (all -inf, or a +inf), is special: fill_row(). */
 
 #define SOFTMAX_TILES FSM_MOST_STRIPS
 
@@ -39,6 +39,34 @@ FSM_INLINE FN(divisor) FN(softmax_divisor)(fsm_sum sum) {
     return (FN(divisor)){vec_set1(hi), vec_set1(lo)};
 }
 
+/* ---- guesses
+ *
+ * What e is relative to, 2^k, changes no bit. So a row may take the k of another one, or of its first chunk, as long as
+ * that is not so far off that e would leave its range. */
+
+/* How far the maximum may be above, or below, the guess, times beta. */
+#define GUESS_HIGH 40
+#define GUESS_LOW  10
+
+/* How far e may be above what it is relative to, in powers of two, if small e matter; and if they do not. */
+#define MOST_ABOVE       20
+#define MOST_ABOVE_GUESS 58
+
+/* The least sum of a row whose maximum is at most GUESS_LOW below what e is relative to. */
+#define LEAST_SUM (E_FACTOR * (real)0x1p-16)
+
+/* The x whose e is 2^above of what it is relative to. If no x is larger, which is seen to by making those that are this
+ * one, sums below E_FACTOR * 2^(above - 1) show that none was. A NaN may become it too. */
+FSM_INLINE vec FN(most_x)(const FN(exp_frame) * frame, real above) {
+    return vec_add(frame->low, vec_set1((LOWEST + above) * LN2));
+}
+
+/* Whether the first of n elements say that some are subnormal. Rows that take a guess are not searched for them, which
+ * only costs time. */
+FSM_INLINE bool FN(begins_subnormal)(const real *x, ptrdiff_t n) {
+    return vec_any_lt(vec_abs(FN(load_rest)(x, n, 1)), vec_set1(MIN_NORMAL));
+}
+
 /* ---- rows that lie ready, or are in the scratch */
 
 typedef struct {
@@ -51,48 +79,84 @@ FSM_INLINE void FN(softmax_results)(const void *of, ptrdiff_t begin, ptrdiff_t c
     FN(quotients)(quotient->e + begin, to, count, quotient->divisor, NULL, stream);
 }
 
-/* Rows of one chunk are looked at one ahead: the first sweep of the next fills the time that the end of a sum and the
- * division take, and brings the row into L1. (64, 1000) float32 takes 0.22 ns an element instead of 0.25. Longer ones
- * that have to be loaded are asked for ahead: (128, 32000) float16 takes 0.35 instead of 0.48 (AVX-512, Zen 5). */
+/* The sum of row r, whose e go to `e`, which may be x. `most`, unless it is NULL: see most_x(). Rows of several chunks
+ * that have to be loaded are asked for ahead: (128, 32000) float16 takes 0.35 ns an element instead of 0.48 (AVX-512,
+ * Zen 5).
+ */
+FSM_INLINE fsm_sum FN(softmax_row_sum)(const FN(group) * g, ptrdiff_t r, const real *x, real *e,
+                                       const FN(softmax_plan) * plan, const vec *most) {
+    const ptrdiff_t n = g->args->n;
+    fsm_sum sum = {0, 0};
+    for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
+        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
+        if (n > FSM_CHUNK && !g->x_ready)
+            FN(prefetch_row)(g, r + 1, c, count);
+        const fsm_sum chunk = plan->careful
+                                  ? FN(sum_row)(x + c, e + c, count, -1, NULL, &plan->frame, FN(CAREFUL))
+                                  : FN(sum_row_body)(x + c, e + c, count, -1, NULL, plan->frame, FN(PLAIN), most);
+        sum = FN(sum_merge)(sum, chunk);
+    }
+    return sum;
+}
+
+/* Rows in turn whose maxima, times beta, are that near each other; from then on the next ones take a guess. */
+#define ALIKE_WITHIN 2
+#define ALIKE_ROWS   2
+
+/* Rows of one array are mostly alike. Once they are, a row takes the k of the last one that was searched for its
+ * maximum, which takes time, and then asks memory for a whole row at once while it does no arithmetic: (1024, 1024)
+ * float32 takes 0.8 times as long, (16384, 1024) 0.75 times (AVX2, Zen 3).
+ *
+ * Until then rows of one chunk are looked at one ahead: the first sweep of the next fills the time that the end of a
+ * sum and the division take, and brings the row into L1. (64, 1000) float32 takes 0.22 ns an element instead of 0.25
+ * (AVX-512, Zen 5). */
 static void FN(softmax_whole_rows)(const FN(group) * g) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n;
-    const bool look_ahead = n <= FSM_CHUNK;
     const char *x = g->x_ready ? g->row.at[FSM_X] : (char *)g->scratch;
     char *y = g->y_ready ? g->row.at[FSM_Y] : (char *)g->scratch;
     const ptrdiff_t pitch = g->pitch * (ptrdiff_t)sizeof(real);
     const ptrdiff_t x_stride = g->x_ready ? args->operands[FSM_X].across : pitch;
     const ptrdiff_t y_stride = g->y_ready ? args->operands[FSM_Y].across : pitch;
-    FN(stream) *stream = look_ahead && args->flush_below == 0 ? FN(stream_of)(g) : NULL;
+    FN(stream) *stream = n <= FSM_CHUNK && args->flush_below == 0 ? FN(stream_of)(g) : NULL;
     char special[LANES] = {0}; /* of rows that are stored later: 1: NaN, 2: all -inf */
-    FN(softmax_plan) next;
+    FN(softmax_plan) plan, next;
+    double last = NAN;       /* plan.row_max */
+    ptrdiff_t searched = -1; /* the row that `next` is of */
+    int alike = 0;
     if (!g->x_ready)
         FN(load_group)(g, 0, n);
     for (ptrdiff_t r = 0; r < g->rows; r++) {
         const real *row_x = (const real *)(x + r * x_stride);
         real *row_y = (real *)(y + r * y_stride);
         real *e = !stream ? row_y : g->x_ready ? g->scratch + FN(within_line)(row_y) : (real *)row_x;
-        if (!look_ahead || r == 0)
-            next = FN(softmax_plan_of)(FN(range_row)(row_x, n, NULL), g->beta, false);
-        const FN(softmax_plan) plan = next;
+        const bool guess = alike == ALIKE_ROWS && !FN(begins_subnormal)(row_x, n);
         fsm_sum sum = {0, 0};
-        for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
-            const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-            if (!look_ahead && !g->x_ready)
-                FN(prefetch_row)(g, r + 1, c, count);
-            fsm_sum chunk = plan.careful ? FN(sum_row)(row_x + c, e + c, count, -1, NULL, &plan.frame, FN(CAREFUL))
-                                         : FN(sum_row_body)(row_x + c, e + c, count, -1, NULL, plan.frame, FN(PLAIN));
-            sum = FN(sum_merge)(sum, chunk);
+        if (guess) {
+            const vec most = FN(most_x)(&plan.frame, MOST_ABOVE);
+            sum = FN(softmax_row_sum)(g, r, row_x, e, &plan, &most);
         }
-        if (look_ahead && r + 1 < g->rows)
-            next = FN(softmax_plan_of)(FN(range_row)((const real *)(x + (r + 1) * x_stride), n, NULL), g->beta, false);
-        if (!isfinite(plan.row_max) || isnan(sum.hi)) {
-            const bool all_neg_inf = plan.row_max == -(real)INFINITY && !isnan(sum.hi);
-            if (g->y_ready)
-                FN(fill_row)(g, r, all_neg_inf, 0);
-            else
-                special[r] = all_neg_inf ? 2 : 1;
-            continue;
+        if (!(sum.hi > LEAST_SUM && sum.hi < E_FACTOR * fsm_two_to(MOST_ABOVE - 1))) {
+            if (searched < r)
+                next = FN(softmax_plan_of)(FN(range_row)(row_x, n, NULL), g->beta, false);
+            const bool near = !next.careful && fabs(next.row_max - last) < ALIKE_WITHIN;
+            alike = guess || !near || e == row_x ? 0 : alike + 1;
+            plan = next;
+            last = plan.row_max;
+            sum = FN(softmax_row_sum)(g, r, row_x, e, &plan, NULL);
+            if (n <= FSM_CHUNK && alike < ALIKE_ROWS && r + 1 < g->rows) {
+                next =
+                    FN(softmax_plan_of)(FN(range_row)((const real *)(x + (r + 1) * x_stride), n, NULL), g->beta, false);
+                searched = r + 1;
+            }
+            if (!isfinite(plan.row_max) || isnan(sum.hi)) {
+                const bool all_neg_inf = plan.row_max == -(real)INFINITY && !isnan(sum.hi);
+                if (g->y_ready)
+                    FN(fill_row)(g, r, all_neg_inf, 0);
+                else
+                    special[r] = all_neg_inf ? 2 : 1;
+                continue;
+            }
         }
         const FN(softmax_quotient) quotient = {e, FN(softmax_divisor)(sum)};
         FN(write_row)(stream, row_y, n, FN(softmax_results), &quotient);
@@ -107,10 +171,6 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
             FN(fill_row)(g, r, special[r] == 2, 0);
 }
 
-/* How far the maximum may be above, or below, the guess, times beta. */
-#define GUESS_HIGH 40
-#define GUESS_LOW  10
-
 /* The e that gives 0 for certain: 2^-172 of the power of two of the maximum, or of the guess if that is larger. Those
  * that are smaller, as the maximum is larger than the guess, might become subnormal in a product with 1/S. */
 FSM_INLINE vec FN(softmax_least)(vec max, const FN(exp_frame) * guess, FN(beta) beta) {
@@ -121,9 +181,6 @@ FSM_INLINE vec FN(softmax_least)(vec max, const FN(exp_frame) * guess, FN(beta) 
 }
 
 /* ---- short rows */
-
-/* The least sum of a row whose maximum is at most GUESS_LOW below what e is relative to. */
-#define LEAST_SUM (E_FACTOR * (real)0x1p-16)
 
 /* Of a batch. */
 typedef struct {
@@ -302,8 +359,9 @@ static void FN(softmax_part_sums)(const FN(group) * g, const void *of, ptrdiff_t
         part->k = k[0];
         part->careful = plan.careful;
         part->shifted = isfinite(plan.row_max) && !FN(in_direct_range)(plan.row_max * g->beta.hi);
-        part->sum = plan.careful || sweep->frame ? FN(sum_row)(x, NULL, count, -1, NULL, &plan.frame, FN(CAREFUL))
-                                                 : FN(sum_row_body)(x, NULL, count, -1, NULL, plan.frame, FN(PLAIN));
+        part->sum = plan.careful || sweep->frame
+                        ? FN(sum_row)(x, NULL, count, -1, NULL, &plan.frame, FN(CAREFUL))
+                        : FN(sum_row_body)(x, NULL, count, -1, NULL, plan.frame, FN(PLAIN), NULL);
     }
 }
 
@@ -363,32 +421,39 @@ static FN(softmax_total) FN(softmax_long_sum)(const FN(group) * g, const FN(exp_
 
 /* The same in one sweep over x that leaves e in y, relative to the largest element of the first chunk, and a second one
  * over y, on one thread. False, and x is as it was: that guess is off by too much, or the row is special. Rows of 32000
- * float32 take 0.66 to 0.8 times as long as with three sweeps, in memory and in the cache (AVX-512, Zen 4). */
+ * float32 take 0.66 to 0.8 times as long as with three sweeps, in memory and in the cache (AVX-512, Zen 4). e so small
+ * that y is 0 for certain become the least that is not, since products with 1/S might be subnormal. */
 static bool FN(softmax_long_kept)(const FN(group) * g) {
     const ptrdiff_t chunks = FN(chunks_of)(g);
     real *y = FN(in_place)(g, FSM_Y, 0, 0);
     FN(softmax_plan) first;
-    real max = 0;
+    vec most = vec_set1(0);
     fsm_sum sum = {0, 0};
     for (ptrdiff_t c = 0; c < chunks; c++) {
         ptrdiff_t count;
         const real *x = FN(long_chunk)(g, c, &count);
-        const FN(softmax_plan) plan = FN(softmax_plan_of)(FN(range_row)(x, count, NULL), g->beta, false);
-        if (c == 0) {
-            first = plan;
-            max = plan.row_max;
+        real *e = y + c * FSM_CHUNK;
+        fsm_sum of_chunk;
+        if (c == 0 || first.careful || FN(begins_subnormal)(x, count)) {
+            const FN(softmax_plan) plan = FN(softmax_plan_of)(FN(range_row)(x, count, NULL), g->beta, false);
+            if (c == 0) {
+                first = plan;
+                most = FN(most_x)(&first.frame, MOST_ABOVE_GUESS);
+            }
+            const real max = plan.row_max > first.row_max ? plan.row_max : first.row_max;
+            if (!FN(in_direct_range)(max * g->beta.hi) || !((max - first.row_max) * g->beta.hi <= GUESS_HIGH))
+                return false;
+            of_chunk = FN(sum_row)(x, e, count, -1, NULL, &first.frame, plan.careful ? FN(CAREFUL) : FN(PLAIN));
+        } else {
+            of_chunk = FN(sum_row_body)(x, e, count, -1, NULL, first.frame, FN(PLAIN), &most);
+            if (!(of_chunk.hi < E_FACTOR * fsm_two_to(MOST_ABOVE_GUESS - 1)))
+                return false;
         }
-        max = plan.row_max > max ? plan.row_max : max;
-        if (!FN(in_direct_range)(max * g->beta.hi) || !((max - first.row_max) * g->beta.hi <= GUESS_HIGH))
-            return false;
-        const fsm_sum of_chunk = plan.careful
-                                     ? FN(sum_row)(x, y + c * FSM_CHUNK, count, -1, NULL, &first.frame, FN(CAREFUL))
-                                     : FN(sum_row_body)(x, y + c * FSM_CHUNK, count, -1, NULL, first.frame, FN(PLAIN));
         sum = FN(sum_merge)(sum, of_chunk);
     }
     if (isnan(sum.hi))
         return false;
-    const vec least = FN(softmax_least)(vec_set1(max), &first.frame, g->beta);
+    const vec least = vec_set1((real)(sum.hi * MIN_NORMAL * fsm_two_to(-MANTISSA_BITS - 3)));
     FN(quotients)(y, y, g->args->n, FN(softmax_divisor)(sum), &least, false);
     if (g->args->flush_below > 0)
         FN(flush_chunk)(y, g->args->n, (real)g->args->flush_below);
