@@ -6,6 +6,9 @@
  * so that it walks through memory in one direction and meets what its cache holds from the last call on the same
  * arrays; when that is empty, it takes them from the back of the others'.
  *
+ * A caller takes no more workers than there are CPUs that other callers leave: calls of two threads at once, on two
+ * CPUs, one of which kept its worker, took up to 1.3 times as long as in turn.
+ *
  * The caller opens the gate, starts at once, and closes the gate when no block is left; then it waits for the workers
  * inside, at most for a block each. A worker that is late, or was never woken, finds the gate closed, and what would
  * have been its range done.
@@ -349,7 +352,8 @@ typedef struct {
 #define FIRST (UINT64_C(1) << 32)
 
 typedef struct {
-    atomic_bool busy; /* a caller has the pool */
+    atomic_bool busy;   /* a caller has the pool */
+    atomic_int callers; /* that would share their work, whether they have it or not */
 
     /* The job. Constant while the gate is open or a worker is in. */
     fsm_piece *piece;
@@ -599,9 +603,8 @@ void fsm_share(const fsm_args *args, fsm_piece *piece, const void *context, ptrd
 }
 
 /* Whether the job was done. */
-static bool run_in_pool(fsm_kernel *kernel, fsm_args *args, split work, int threads, void *scratch) {
-    pool *p = get_pool();
-    if (!p || atomic_exchange_explicit(&p->busy, true, memory_order_acquire))
+static bool run_in_pool(pool *p, fsm_kernel *kernel, fsm_args *args, split work, int threads, void *scratch) {
+    if (atomic_exchange_explicit(&p->busy, true, memory_order_acquire))
         return false;
     p->wake = work.large || nanoseconds() - p->last_end < SPIN_NANOSECONDS;
     int helpers = threads - 1;
@@ -636,8 +639,16 @@ bool fsm_run(fsm_kernel *kernel, fsm_args *args, int dtype, int threads) {
         return false;
     if (s.threads < threads)
         threads = s.threads;
-    if (threads <= 1 || !run_in_pool(kernel, args, s, threads, scratch))
+    pool *p = threads > 1 ? get_pool() : NULL;
+    const int others = p ? atomic_fetch_add_explicit(&p->callers, 1, memory_order_relaxed) : 0;
+    if (others > 0) {
+        const int left = fsm_cpu_count() - others;
+        threads = left < threads ? left : threads;
+    }
+    if (!p || threads <= 1 || !run_in_pool(p, kernel, args, s, threads, scratch))
         kernel(args, 0, s.units, scratch);
+    if (p)
+        atomic_fetch_sub_explicit(&p->callers, 1, memory_order_relaxed);
     void *none = NULL;
     if (!atomic_compare_exchange_strong_explicit(&spare_scratch, &none, scratch, memory_order_release,
                                                  memory_order_relaxed))

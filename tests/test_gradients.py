@@ -121,6 +121,23 @@ def test_temperature(isa, dtype, gradient, temperature):
     check(gradient, g, saved_for(gradient, x), temperature=temperature)
 
 
+@pytest.mark.parametrize("power", [-147, -146, -41, -40, -39, -38, -1, 0, 7, 20])
+def test_wide_rows_at_any_temperature(isa, dtype, power):
+    """Gradients from the smallest to the largest that have a finite sum, probabilities down to the smallest."""
+    rng = np.random.default_rng(0)
+    info = np.finfo(dtype)
+    y = np.exp2(rng.integers(info.minexp - info.nmant, 1, (40, 300)).astype(LONG)).astype(dtype)
+    grads = np.exp2(rng.integers(info.minexp, info.maxexp, y.shape).astype(LONG)) * rng.standard_normal(y.shape)
+    limit = LONG(2) ** (np.arange(40)[:, np.newaxis] * 2 - 10)  # of their product
+    grads = np.where(np.abs(grads * y) < limit, grads, limit / y * rng.uniform(-1, 1, y.shape))
+    grads = np.clip(grads, -LONG(info.max), LONG(info.max)).astype(dtype)
+    for temperature in (2.0**power, 2.0**power * (1 + 2.0**-40), 2.0**power * (1 - 2.0**-40)):
+        with np.errstate(over="ignore"):
+            got = check("softmax_grad", grads, y, temperature=temperature)
+        columns = fs.softmax_grad(np.ascontiguousarray(grads.T), np.ascontiguousarray(y.T), 0, temperature=temperature)
+        assert_same_bits(columns.T, got)
+
+
 # ---- any array
 
 

@@ -165,12 +165,12 @@ typedef struct {
 /* Of y, and of |grad - sum|: from there on their product is a normal number, and so is that times a 1/T of 2^-6. */
 #define LEAST_FACTOR ((real)0x1p-60)
 
-/* Of softmax: with any below, scaled_beta leaves too little of E_FACTOR for subnormal results. */
-#define LEAST_TEMPERATURE (fsm_two_to(MANTISSA_BITS + 1) / E_FACTOR)
+/* Of softmax: with one below, scaled_beta might leave too little of E_FACTOR for subnormal results. */
+#define LEAST_TEMPERATURE (fsm_two_to(MANTISSA_BITS + 2) / E_FACTOR)
 
 FSM_INLINE FN(gradient_plan) FN(gradient_plan_of)(vec sum, FN(reach) reach, FN(beta) beta) {
     const int exponent = (int)(fsm_f64_bits(beta.hi) >> 52) - 1022;
-    const real less = (real)fsm_two_to(exponent > 0 && beta.hi < 1 / LEAST_TEMPERATURE ? -exponent : 0);
+    const real less = (real)fsm_two_to(exponent > 0 && beta.hi <= 1 / LEAST_TEMPERATURE ? -exponent : 0);
     return (FN(gradient_plan)){
         .sum = sum,
         .beta = beta.hi,
@@ -293,6 +293,15 @@ FSM_INLINE_ double FN(plain_product)(real logp, double sum) {
     return root * sum * root;
 }
 
+/* a*b/temperature, where a*b alone could be too small, or too large. */
+FSM_INLINE_ double FN(plain_quotient)(double a, double b, double temperature) {
+    int of_a, of_b, of_temperature;
+    if (!isfinite(a) || !isfinite(b) || !isfinite(temperature))
+        return a * b / temperature;
+    const double fraction = frexp(a, &of_a) * frexp(b, &of_b) / frexp(temperature, &of_temperature);
+    return ldexp(fraction, of_a + of_b - of_temperature);
+}
+
 /* The results of `count` elements, which need not be aligned. y may be grad, or saved. */
 static void FN(plain_results)(const real *grad, const real *saved, real *y, ptrdiff_t count, double sum,
                               double temperature, FN(gradient) of) {
@@ -301,7 +310,8 @@ static void FN(plain_results)(const real *grad, const real *saved, real *y, ptrd
         real a, b;
         memcpy(&a, grad + i, sizeof a);
         memcpy(&b, saved + i, sizeof b);
-        a = (real)((of == FN(OF_SOFTMAX) ? b * (a - sum) : a - FN(plain_product)(b, sum)) / temperature);
+        a = (real)(of == FN(OF_SOFTMAX) ? FN(plain_quotient)(a - sum, b, temperature)
+                                        : (a - FN(plain_product)(b, sum)) / temperature);
         if (isnan(a))
             memcpy(&a, &nan_bits, sizeof a);
         memcpy(y + i, &a, sizeof a);

@@ -32,21 +32,24 @@ static void FN(logsumexp_finish)(const FN(group) * g, int t, const FN(log_state)
     const int count = FN(entries)(g, t);
     double results[LANES], sign[LANES], tails[LANES];
     FN(log_tails)(s, count, tails);
-    int flags = 0;
-    for (int j = 0; !weighted && j < count; j++) { /* no branch: vectorised */
-        results[j] = fsm_select(s->max[j] > -INFINITY, s->max[j] + tails[j], -INFINITY);
-        flags |= s->flags[j];
+    if (weighted) {
+        for (int j = 0; j < count; j++) {
+            results[j] = FN(log_weighted)(s, j, &sign[j]);
+            if (!signs && sign[j] < 0)
+                results[j] = NAN;
+        }
+    } else {
+        int flags = 0;
+        for (int j = 0; j < count; j++) { /* no branch: vectorised */
+            results[j] = fsm_select(s->max[j] > -INFINITY, s->max[j] + tails[j], -INFINITY);
+            flags |= s->flags[j];
+        }
+        for (int j = 0; flags && j < count; j++)
+            if (s->flags[j])
+                results[j] = s->flags[j] & FN(HAS_NAN) ? NAN : INFINITY;
+        for (int j = 0; signs && j < count; j++)
+            sign[j] = isnan(results[j]) ? NAN : results[j] > -INFINITY;
     }
-    for (int j = 0; !weighted && flags && j < count; j++)
-        if (s->flags[j])
-            results[j] = s->flags[j] & FN(HAS_NAN) ? NAN : INFINITY;
-    for (int j = 0; weighted && j < count; j++) {
-        results[j] = FN(log_weighted)(s, j, &sign[j]);
-        if (!signs && sign[j] < 0)
-            results[j] = NAN;
-    }
-    for (int j = 0; signs && !weighted && j < count; j++)
-        sign[j] = isnan(results[j]) ? NAN : results[j] > -INFINITY;
     FN(store_reduced)(g, FSM_Y, t, results);
     if (signs)
         FN(store_reduced)(g, FSM_SIGN, t, sign);

@@ -101,13 +101,17 @@ FSM_INLINE FN(lane_terms)
     return (FN(lane_terms)){of_skipped, (s[0] + s[2]) + (s[1] + s[3])};
 }
 
+/* a == b ? yes : no, where a and b are integers. */
+FSM_INLINE vec FN(select_eq)(vec a, vec b, vec yes, vec no) {
+    return vec_select_lt(vec_abs(vec_sub(a, b)), vec_set1((real)0.5), yes, no);
+}
+
 /* a with another number in one lane. */
 FSM_INLINE vec FN(set_lane)(vec a, ptrdiff_t lane, real number) {
     real number_of[LANES];
     for (int j = 0; j < LANES; j++)
         number_of[j] = (real)j;
-    const vec apart = vec_abs(vec_sub(vec_load(number_of), vec_set1((real)lane)));
-    return vec_select_lt(apart, vec_set1((real)0.5), vec_set1(number), a);
+    return FN(select_eq)(vec_load(number_of), vec_set1((real)lane), vec_set1(number), a);
 }
 
 /* Sums up to FSM_CHUNK terms of a row, without that of element `skip`, which goes to `skipped`, unless skip is

@@ -390,8 +390,7 @@ FSM_INLINE void FN(exp_column)(FN(piece) x, FN(piece) e, int t, const FN(exp_fra
 
 /* e of an element of the columns, or 0 where it is the one at `at`. */
 FSM_INLINE vec FN(leave_out)(vec e, ptrdiff_t element, vec at) {
-    const vec apart = vec_abs(vec_sub(at, vec_set1((real)element)));
-    return vec_select_lt(apart, vec_set1((real)0.5), vec_set1(0), e);
+    return FN(select_eq)(at, vec_set1((real)element), vec_set1(0), e);
 }
 
 /* The sums of tile t of e; without the elements at `left_out`, unless that is NULL. */
