@@ -6,8 +6,9 @@
  * so that it walks through memory in one direction and meets what its cache holds from the last call on the same
  * arrays; when that is empty, it takes them from the back of the others'.
  *
- * A caller takes no more workers than there are CPUs that other callers leave: calls of two threads at once, on two
- * CPUs, one of which kept its worker, took up to 1.3 times as long as in turn.
+ * Calls at once share the CPUs that they may run on: each takes no more threads than the others leave, with one for
+ * each of those. Two threads that kept calling, on two CPUs, took up to 1.3 times as long as in turn when the worker
+ * came too.
  *
  * The caller opens the gate, starts at once, and closes the gate when no block is left; then it waits for the workers
  * inside, at most for a block each. A worker that is late, or was never woken, finds the gate closed, and what would
@@ -353,7 +354,7 @@ typedef struct {
 
 typedef struct {
     atomic_bool busy;   /* a caller has the pool */
-    atomic_int callers; /* that would share their work, whether they have it or not */
+    atomic_int callers; /* in a call that is worth sharing, whether they have the pool or not */
 
     /* The job. Constant while the gate is open or a worker is in. */
     fsm_piece *piece;

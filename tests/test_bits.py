@@ -163,13 +163,14 @@ def test_rows_that_differ(isa, dtype, op, n):
     others[36, :5] = 0
     others[37] = others[37, 0]
     others[38] *= 30
-    expected = np.atleast_2d(call(op, np.ascontiguousarray(x.T), 0).T)
-    got = call(op, x)
-    assert_same_bits(np.atleast_2d(got), expected)
-    if got.shape == x.shape:
-        in_place = x.copy()
-        call(op, in_place, out=in_place)
-        assert_same_bits(in_place, expected)
+    for middle in (0, 2**21 - 3, 3 - 2**21):  # where maxima begin to be subtracted
+        rows = (x + middle).astype(dtype)
+        expected = np.atleast_2d(call(op, np.ascontiguousarray(rows.T), 0).T)
+        got = call(op, rows)
+        assert_same_bits(np.atleast_2d(got), expected, f"around {middle}")
+        if got.shape == rows.shape:
+            call(op, rows, out=rows)
+            assert_same_bits(rows, expected, f"around {middle}, in place")
 
 
 def test_alignment(isa, dtype, op):

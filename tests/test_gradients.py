@@ -138,6 +138,21 @@ def test_wide_rows_at_any_temperature(isa, dtype, power):
         assert_same_bits(columns.T, got)
 
 
+@pytest.mark.parametrize("power", [-126, -133, -146])
+def test_tiny_gradients_at_low_temperatures(isa, power):
+    rng = np.random.default_rng(0)
+    y = fs.softmax(rng.standard_normal((20, 200)).astype(np.float32))
+    grads = (2.0**power * rng.standard_normal(y.shape)).astype(np.float32)
+    for temperature in (1, 2.0**-10, 2.0**-30):
+        check("softmax_grad", grads, y, temperature=temperature)
+
+
+def test_differences_beyond_the_largest_number(isa, dtype):
+    largest = np.finfo(dtype).max
+    grads, y = np.array([largest, -largest / 2, 1], dtype), np.array([2.0**-30, 0.5, 0.5], dtype)
+    check("softmax_grad", grads, y)
+
+
 # ---- any array
 
 

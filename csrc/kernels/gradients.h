@@ -48,8 +48,9 @@ FSM_INLINE vec FN(scale)(vec y, const real more) {
     return vec_min(normal, vec_fma(normal, vec_set1(2), vec_set1(-E_FACTOR * more * MIN_NORMAL)));
 }
 
-/* Terms of the sum have a factor of E_FACTOR*SUM_MORE. Where they and the sum are finite, grad*y is so far below what
- * E_FACTOR leaves that (grad - sum)*y*E_FACTOR is finite too, which saves a search for the largest |grad|. */
+/* Terms of the sum have a factor of E_FACTOR*SUM_MORE. Where the sum is below MOST_SUM, no term was infinite, and an
+ * fma hides at most twice the largest number: |grad*y|*E_FACTOR is below a half of that, |sum*y|*E_FACTOR, as y < 2,
+ * below a quarter. So (grad - sum)*y*E_FACTOR is finite, which saves a search for the largest |grad|. */
 #define SUM_MORE ((real)4)
 
 /* The same of register j, or all, of `count` blocks in place, of which `least` has the smallest y, for a sum. */
@@ -119,9 +120,9 @@ FSM_INLINE const real *FN(whole_block)(const real *p, ptrdiff_t count, real fill
     return room;
 }
 
-/* The sum over a chunk of a row; widens `reach`. `ahead`: asks for what is 4 KB on in the row, or in the next one, as
- * FSM_ASKS_AHEAD says of rows of one chunk: (4096, 1024) float32 takes 0.74 times as long, (64, 1000) 0.95 (AVX-512,
- * Zen 5), but 1.1 and 1.1 times with AVX2 (Zen 3), where (128, 32000) takes 0.95 times as long. */
+/* The sum over a chunk of a row; widens `reach`. `ahead`: asks for what is 4 KB on in the row, or in the next one.
+ * (4096, 1024) float32 then takes 0.74 times as long, (64, 1000) 0.95 (AVX-512, Zen 5). With AVX2 (Zen 3) both take 1.1
+ * times as long, so rows of one chunk go without (FSM_ASKS_AHEAD), but (128, 32000) 0.95 times. */
 FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptrdiff_t n, bool ahead, FN(reach) * reach,
                                         FN(gradient) of) {
     vec_acc lanes = vec_acc_zero();
@@ -158,7 +159,7 @@ FSM_INLINE fsm_sum FN(gradient_sum_row)(const real *grad, const real *saved, ptr
 /* What the second sweep needs of a row, or of each column: the sum (of softmax without its factor), and 1/T. */
 typedef struct {
     vec sum;
-    real beta, scaled_beta, unit; /* 1/T, and without a power of two that leaves it below 1; of FN(unscale), to match */
+    real beta, scaled_beta, unit; /* 1/T; the same divided by a power of two, if it is not below 1; of unscale() then */
     bool small;                   /* y, or 1/T, is so small that results may be subnormal */
 } FN(gradient_plan);
 
@@ -224,9 +225,9 @@ FSM_OUTLINE_ void FN(small_register)(const real *grad, const real *saved, real *
 }
 
 /* `count` <= 4, a constant, blocks of results. y may be grad, or saved. `small`: plan.small, of softmax. What few
- * registers of other rows need is a detour, which leaves in registers what all need; `same` is the plan in memory. */
+ * registers of other rows need is done elsewhere, so that it takes no registers here; `in_memory` is the plan again. */
 FSM_INLINE void FN(gradient_blocks)(const real *const *grad, const real *const *saved, real *const *y, const int count,
-                                    FN(gradient_plan) plan, const FN(gradient_plan) * same, FN(gradient) of,
+                                    FN(gradient_plan) plan, const FN(gradient_plan) * in_memory, FN(gradient) of,
                                     const bool small) {
     FSM_EACH_REGISTER(j) {
         vec a[4], b[4];
@@ -250,7 +251,7 @@ FSM_INLINE void FN(gradient_blocks)(const real *const *grad, const real *const *
             }
             if (FN(any_lt_register)(least, vec_set1(LEAST_FACTOR), j)) {
                 FSM_EACH_BLOCK(k, count)
-                    FN(small_register)(grad[k], saved[k], y[k], j * (LANES / FSM_REGISTERS), same);
+                    FN(small_register)(grad[k], saved[k], y[k], j * (LANES / FSM_REGISTERS), in_memory);
                 continue;
             }
             FSM_EACH_BLOCK(k, count)
@@ -293,13 +294,18 @@ FSM_INLINE_ double FN(plain_product)(real logp, double sum) {
     return root * sum * root;
 }
 
-/* a*b/temperature, where a*b alone could be too small, or too large. */
-FSM_INLINE_ double FN(plain_quotient)(double a, double b, double temperature) {
-    int of_a, of_b, of_temperature;
-    if (!isfinite(a) || !isfinite(b) || !isfinite(temperature))
-        return a * b / temperature;
-    const double fraction = frexp(a, &of_a) * frexp(b, &of_b) / frexp(temperature, &of_temperature);
-    return ldexp(fraction, of_a + of_b - of_temperature);
+/* (a - sum)*b/temperature, where a part of that could be too small, or too large. */
+FSM_INLINE_ double FN(plain_result)(double a, double sum, double b, double temperature) {
+    int of_apart, of_b, of_temperature, half = 0;
+    double apart = a - sum;
+    if (isinf(apart) && isfinite(a) && isfinite(sum)) {
+        apart = a / 2 - sum / 2;
+        half = 1;
+    }
+    if (!isfinite(apart) || !isfinite(b) || !isfinite(temperature))
+        return apart * b / temperature;
+    const double fraction = frexp(apart, &of_apart) * frexp(b, &of_b) / frexp(temperature, &of_temperature);
+    return ldexp(fraction, of_apart + half + of_b - of_temperature);
 }
 
 /* The results of `count` elements, which need not be aligned. y may be grad, or saved. */
@@ -310,7 +316,7 @@ static void FN(plain_results)(const real *grad, const real *saved, real *y, ptrd
         real a, b;
         memcpy(&a, grad + i, sizeof a);
         memcpy(&b, saved + i, sizeof b);
-        a = (real)(of == FN(OF_SOFTMAX) ? FN(plain_quotient)(a - sum, b, temperature)
+        a = (real)(of == FN(OF_SOFTMAX) ? FN(plain_result)(a, sum, b, temperature)
                                         : (a - FN(plain_product)(b, sum)) / temperature);
         if (isnan(a))
             memcpy(&a, &nan_bits, sizeof a);
@@ -320,11 +326,17 @@ static void FN(plain_results)(const real *grad, const real *saved, real *y, ptrd
 
 /* Whether a row, or a column, may be taken times E_FACTOR, from what FN(reach) says of it, or of others too. A y below
  * 0, -0 included, a y or logp of 2 or more and a NaN have one of the two highest bits. A NaN of grad shows in the sum.
- */
+ * A subnormal sum has lost bits, which a temperature below 1 would bring to light. */
 FSM_INLINE_ bool FN(is_ordinary)(const FN(group) * g, real grad, real_bits saved, double sum, FN(gradient) of) {
-    const double temperature = g->args->temperature, limit = temperature < 1 ? MOST_GRAD * temperature : MOST_GRAD;
-    const bool in_range = of == FN(OF_SOFTMAX) ? (fabs(sum) < MOST_SUM) & (temperature > LEAST_TEMPERATURE)
-                                               : (fabs(sum) < limit) & (grad < limit);
+    const double temperature = g->args->temperature, size = fabs(sum);
+    bool in_range;
+    if (of == FN(OF_SOFTMAX)) {
+        const bool whole = temperature >= 1 || size == 0 || size >= MIN_NORMAL * (double)E_FACTOR * SUM_MORE;
+        in_range = size < MOST_SUM && temperature > LEAST_TEMPERATURE && whole;
+    } else {
+        const double limit = temperature < 1 ? MOST_GRAD * temperature : MOST_GRAD;
+        in_range = size < limit && grad < limit;
+    }
     return (saved >> (8 * sizeof saved - 2) == 0) & in_range;
 }
 

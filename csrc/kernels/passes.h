@@ -115,7 +115,8 @@ FSM_INLINE vec FN(set_lane)(vec a, ptrdiff_t lane, real number) {
 }
 
 /* Sums up to FSM_CHUNK terms of a row, without that of element `skip`, which goes to `skipped`, unless skip is
- * negative. They are stored in e unless that is NULL; e may be x. `most`: larger x become that, unless it is NULL. */
+ * negative. They are stored in e unless that is NULL; e may be x. `most`, unless it is NULL, the
+ * same in all lanes: larger x become that. */
 FSM_INLINE fsm_sum FN(sum_row_body)(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
                                     FN(exp_frame) frame, FN(terms) terms, const vec *most) {
     const real none = terms == FN(GIVEN) ? 0 : -(real)INFINITY;

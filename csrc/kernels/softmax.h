@@ -42,27 +42,35 @@ FSM_INLINE FN(divisor) FN(softmax_divisor)(fsm_sum sum) {
 /* ---- guesses
  *
  * What e is relative to, 2^k, changes no bit. So a row may take the k of another one, or of its first chunk, as long as
- * that is not so far off that e would leave its range. */
+ * that is not so far off that e would leave its range. (Terms of 2^-157 of a sum may be kept or not, as k is. A row can
+ * be made in which they decide how it is rounded, through exact ties at 2^-53 and 2^-106 of it.) */
 
 /* How far the maximum may be above, or below, the guess, times beta. */
 #define GUESS_HIGH 40
 #define GUESS_LOW  10
 
-/* How far e may be above what it is relative to, in powers of two, if small e matter; and if they do not. */
-#define MOST_ABOVE       20
-#define MOST_ABOVE_GUESS 58
+/* How far e may be above 2^k, in powers of two: up to the first, small e times what is left of 1/S after its rounding
+ * are normal numbers; up to the second, sums of four e are finite, and small e have to be raised before they are
+ * divided. */
+#define MOST_ABOVE        20
+#define MOST_ABOVE_RAISED 58
 
-/* The least sum of a row whose maximum is at most GUESS_LOW below what e is relative to. */
+/* The least sum that a guess may give: of rows whose maximum is about GUESS_LOW below it, or more. */
 #define LEAST_SUM (E_FACTOR * (real)0x1p-16)
 
-/* The x whose e is 2^above of what it is relative to. If no x is larger, which is seen to by making those that are this
- * one, sums below E_FACTOR * 2^(above - 1) show that none was. A NaN may become it too. */
+/* The x whose e is 2^above times 2^k. Larger x become this one, and so may a NaN: the sum is then above E_FACTOR *
+ * 2^(above - 1), where a half is left for the rounding of x. */
 FSM_INLINE vec FN(most_x)(const FN(exp_frame) * frame, real above) {
     return vec_add(frame->low, vec_set1((LOWEST + above) * LN2));
 }
 
-/* Whether the first of n elements say that some are subnormal. Rows that take a guess are not searched for them, which
- * only costs time. */
+/* Whether a guess may be near: at twice the maximum rows would still need no shift. */
+FSM_INLINE bool FN(may_be_guessed)(const FN(softmax_plan) * plan) {
+    return !plan->careful && FN(in_direct_range)(2 * plan->row_max);
+}
+
+/* Whether one of the first of n elements is subnormal, or 0. Rows that take a guess are not searched for more of them,
+ * which cost nothing but time. */
 FSM_INLINE bool FN(begins_subnormal)(const real *x, ptrdiff_t n) {
     return vec_any_lt(vec_abs(FN(load_rest)(x, n, 1)), vec_set1(MIN_NORMAL));
 }
@@ -79,10 +87,9 @@ FSM_INLINE void FN(softmax_results)(const void *of, ptrdiff_t begin, ptrdiff_t c
     FN(quotients)(quotient->e + begin, to, count, quotient->divisor, NULL, stream);
 }
 
-/* The sum of row r, whose e go to `e`, which may be x. `most`, unless it is NULL: see most_x(). Rows of several chunks
- * that have to be loaded are asked for ahead: (128, 32000) float16 takes 0.35 ns an element instead of 0.48 (AVX-512,
- * Zen 5).
- */
+/* The sum of row r, whose e go to `e`, which may be x. `most`, of a plan that is not careful: see most_x(). Rows of
+ * several chunks that have to be loaded are asked for ahead: (128, 32000) float16 takes 0.35 ns an element instead of
+ * 0.48 (AVX-512, Zen 5). */
 FSM_INLINE fsm_sum FN(softmax_row_sum)(const FN(group) * g, ptrdiff_t r, const real *x, real *e,
                                        const FN(softmax_plan) * plan, const vec *most) {
     const ptrdiff_t n = g->args->n;
@@ -99,17 +106,17 @@ FSM_INLINE fsm_sum FN(softmax_row_sum)(const FN(group) * g, ptrdiff_t r, const r
     return sum;
 }
 
-/* Rows in turn whose maxima, times beta, are that near each other; from then on the next ones take a guess. */
+/* So many rows in turn have a maximum that near that of the row before; the next ones then take a guess. */
 #define ALIKE_WITHIN 2
 #define ALIKE_ROWS   2
 
-/* Rows of one array are mostly alike. Once they are, a row takes the k of the last one that was searched for its
- * maximum, which takes time, and then asks memory for a whole row at once while it does no arithmetic: (1024, 1024)
- * float32 takes 0.8 times as long, (16384, 1024) 0.75 times (AVX2, Zen 3).
+/* Rows of one array are mostly alike. Once they are, a row takes the k of the last one whose maximum was searched for.
+ * The search takes time, most of it where x comes from memory, since that has nothing to do while the arithmetic goes
+ * on: without, (1024, 1024) float32 takes 0.8 times as long, (16384, 1024) 0.75 times (AVX2, Zen 3).
  *
- * Until then rows of one chunk are looked at one ahead: the first sweep of the next fills the time that the end of a
- * sum and the division take, and brings the row into L1. (64, 1000) float32 takes 0.22 ns an element instead of 0.25
- * (AVX-512, Zen 5). */
+ * Rows of one chunk that are searched are looked at one ahead: the first sweep of the next fills the time that the end
+ * of a sum and the division take, and brings the row into L1. (64, 1000) float32 took 0.22 ns an element instead of
+ * 0.25 when all were (AVX-512, Zen 5). */
 static void FN(softmax_whole_rows)(const FN(group) * g) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n;
@@ -130,7 +137,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
         const real *row_x = (const real *)(x + r * x_stride);
         real *row_y = (real *)(y + r * y_stride);
         real *e = !stream ? row_y : g->x_ready ? g->scratch + FN(within_line)(row_y) : (real *)row_x;
-        const bool guess = alike == ALIKE_ROWS && !FN(begins_subnormal)(row_x, n);
+        const bool guess = alike >= ALIKE_ROWS && !FN(begins_subnormal)(row_x, n);
         fsm_sum sum = {0, 0};
         if (guess) {
             const vec most = FN(most_x)(&plan.frame, MOST_ABOVE);
@@ -139,7 +146,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
         if (!(sum.hi > LEAST_SUM && sum.hi < E_FACTOR * fsm_two_to(MOST_ABOVE - 1))) {
             if (searched < r)
                 next = FN(softmax_plan_of)(FN(range_row)(row_x, n, NULL), g->beta, false);
-            const bool near = !next.careful && fabs(next.row_max - last) < ALIKE_WITHIN;
+            const bool near = FN(may_be_guessed)(&next) && fabs(next.row_max - last) < ALIKE_WITHIN;
             alike = guess || !near || e == row_x ? 0 : alike + 1;
             plan = next;
             last = plan.row_max;
@@ -421,8 +428,8 @@ static FN(softmax_total) FN(softmax_long_sum)(const FN(group) * g, const FN(exp_
 
 /* The same in one sweep over x that leaves e in y, relative to the largest element of the first chunk, and a second one
  * over y, on one thread. False, and x is as it was: that guess is off by too much, or the row is special. Rows of 32000
- * float32 take 0.66 to 0.8 times as long as with three sweeps, in memory and in the cache (AVX-512, Zen 4). e so small
- * that y is 0 for certain become the least that is not, since products with 1/S might be subnormal. */
+ * float32 took 0.66 to 0.8 times as long as with three sweeps, in memory and in the cache (AVX-512, Zen 4). e so small
+ * that y is 0 for certain are raised to one that also gives 0, since products with 1/S might be subnormal. */
 static bool FN(softmax_long_kept)(const FN(group) * g) {
     const ptrdiff_t chunks = FN(chunks_of)(g);
     real *y = FN(in_place)(g, FSM_Y, 0, 0);
@@ -434,11 +441,11 @@ static bool FN(softmax_long_kept)(const FN(group) * g) {
         const real *x = FN(long_chunk)(g, c, &count);
         real *e = y + c * FSM_CHUNK;
         fsm_sum of_chunk;
-        if (c == 0 || first.careful || FN(begins_subnormal)(x, count)) {
+        if (c == 0 || !FN(may_be_guessed)(&first) || FN(begins_subnormal)(x, count)) {
             const FN(softmax_plan) plan = FN(softmax_plan_of)(FN(range_row)(x, count, NULL), g->beta, false);
             if (c == 0) {
                 first = plan;
-                most = FN(most_x)(&first.frame, MOST_ABOVE_GUESS);
+                most = FN(most_x)(&first.frame, MOST_ABOVE_RAISED);
             }
             const real max = plan.row_max > first.row_max ? plan.row_max : first.row_max;
             if (!FN(in_direct_range)(max * g->beta.hi) || !((max - first.row_max) * g->beta.hi <= GUESS_HIGH))
@@ -446,7 +453,7 @@ static bool FN(softmax_long_kept)(const FN(group) * g) {
             of_chunk = FN(sum_row)(x, e, count, -1, NULL, &first.frame, plan.careful ? FN(CAREFUL) : FN(PLAIN));
         } else {
             of_chunk = FN(sum_row_body)(x, e, count, -1, NULL, first.frame, FN(PLAIN), &most);
-            if (!(of_chunk.hi < E_FACTOR * fsm_two_to(MOST_ABOVE_GUESS - 1)))
+            if (!(of_chunk.hi < E_FACTOR * fsm_two_to(MOST_ABOVE_RAISED - 1)))
                 return false;
         }
         sum = FN(sum_merge)(sum, of_chunk);
