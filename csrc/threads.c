@@ -6,9 +6,8 @@
  * so that it walks through memory in one direction and meets what its cache holds from the last call on the same
  * arrays; when that is empty, it takes them from the back of the others'.
  *
- * Calls at once share the CPUs that they may run on: each takes no more threads than the others leave, with one for
- * each of those. Two threads that kept calling, on two CPUs, took up to 1.3 times as long as in turn when the worker
- * came too.
+ * A call that begins while others run takes no more threads than these leave CPUs, with one for each of them. Two
+ * threads that kept calling, on two CPUs, took up to 1.3 times as long as in turn when the worker came too.
  *
  * The caller opens the gate, starts at once, and closes the gate when no block is left; then it waits for the workers
  * inside, at most for a block each. A worker that is late, or was never woken, finds the gate closed, and what would

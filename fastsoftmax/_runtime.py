@@ -58,7 +58,7 @@ def get_num_threads() -> int:
     -----
     Work is shared by rows, or strips of columns. Worker threads are started by the first call that needs them, and
     there is one set of them: a call that finds it busy with another Python thread's call does all its work itself,
-    and calls at once take no more threads than there are CPUs that they may run on. Workers spin for up to 0.1 ms
+    and one that begins while others run takes no more threads than these leave CPUs. Workers spin for up to 0.1 ms
     after a call and then sleep. A child process made by ``fork`` starts its own.
 
     Examples

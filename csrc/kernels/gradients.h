@@ -3,8 +3,9 @@
  *
  * Two sweeps: the sum, in the order of passes.h; then the result. On wide rows y and the result are subnormal in
  * places, which as operands and results of arithmetic cost a hundred cycles each on many CPUs. So y and exp(logp) are
- * taken times E_FACTOR, as exponentials are elsewhere, and integers take that off the result (unscale()). Rows for
- * which that is too much, or which have a NaN or an infinity, are done one by one, without hurry (plain_gradient()). */
+ * taken times E_FACTOR, as exponentials are elsewhere, and integers take that off the result (unscale()); in the sum of
+ * softmax, y is taken times SUM_MORE too. Rows for which that is too much, or which have a NaN or an infinity, are done
+ * one by one, without hurry (plain_sum(), plain_results()). */
 
 typedef enum { FN(OF_SOFTMAX), FN(OF_LOG_SOFTMAX) } FN(gradient);
 

@@ -9,8 +9,8 @@
  *
  * As rows differ by powers of two only, changing k changes no bit. The large factor on the polynomial's side leaves so
  * much room below that e is never subnormal, nor is its product with 1/S or a rounding error of its sum, down to
- * quotients that round to zero; there e is +0 (but see softmax_least()). A subnormal operand or result costs a hundred
- * cycles on many CPUs.
+ * quotients that round to zero; there e is +0 (but see softmax_least() and softmax_long_kept()). A subnormal operand or
+ * result costs a hundred cycles on many CPUs.
  *
  * k folds into the constant that rounds: z = x*log2(e) + magic, magic = 1.5*2^M + LOWEST - k, has n-k+LOWEST in its low
  * bits, which a shift makes an exponent field. |k| < 2^22 is needed for magic to be exact, and |x| < 2^21 for t to stay
