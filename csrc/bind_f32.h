@@ -2,6 +2,7 @@
 #define real               float
 #define FN(name)           FSM_NAME(name, f32)
 #define LANES              FSM_STRIP(FSM_F32)
+#define SIDE               8 /* of the squares of vec_turn */
 
 #define vec                vf32
 #define vec_acc            vf32_acc
@@ -12,6 +13,7 @@
 #define vec_stream         vf32_stream
 #define vec_stream_line    vf32_stream_line
 #define vec_stream_end     vf32_stream_end
+#define vec_turn           vf32_turn
 #define vec_load_f16       vf32_load_f16
 #define vec_store_f16      vf32_store_f16
 #define vec_load_bf16      vf32_load_bf16

@@ -4,6 +4,7 @@
 #define real               double
 #define FN(name)           FSM_NAME(name, f64)
 #define LANES              FSM_STRIP(FSM_F64)
+#define SIDE               4 /* of the squares of vec_turn */
 
 #define vec                vf64
 #define vec_acc            vf64_acc
@@ -14,6 +15,7 @@
 #define vec_stream         vf64_stream
 #define vec_stream_line    vf64_stream_line
 #define vec_stream_end     vf64_stream_end
+#define vec_turn           vf64_turn
 #define vec_load_f16       vf64_load_f16
 #define vec_store_f16      vf64_store_f16
 #define vec_load_bf16      vf64_load_bf16

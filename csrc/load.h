@@ -138,6 +138,28 @@ FSM_INLINE_ FN(block_kind) FN(block_kind_of)(const fsm_operand *operand) {
     return operand->storage == FSM_STORAGE_bf16 ? FN(BF16) : FN(OTHERS);
 }
 
+/* `rows` rows of `count` numbers, as rows of their columns. Neither is less than SIDE; where one is no multiple of it,
+ * the last squares overlap with others. */
+FSM_INLINE_ void FN(turn_rows)(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t rows,
+                               ptrdiff_t count) {
+    const ptrdiff_t size = sizeof(real);
+    for (ptrdiff_t i = 0; i < rows; i += SIDE) {
+        const ptrdiff_t row = i + SIDE <= rows ? i : rows - SIDE;
+        for (ptrdiff_t j = 0; j < count; j += SIDE) {
+            const ptrdiff_t at = j + SIDE <= count ? j : count - SIDE;
+            vec_turn(to + at * to_step + row * size, to_step, from + row * from_step + at * size, from_step);
+        }
+    }
+}
+
+/* How many of `columns` are turned that way on their way from or to a tile: whole blocks of them, if they are rows
+ * whose `count` elements lie side by side. */
+FSM_INLINE_ ptrdiff_t FN(turned_rows)(const fsm_args *args, const fsm_operand *operand, ptrdiff_t count,
+                                      ptrdiff_t columns) {
+    const bool rows = args->axes == 1 && operand->step[0] == (ptrdiff_t)sizeof(real) && count >= SIDE;
+    return rows && FN(block_kind_of)(operand) == FN(REALS_APART) ? columns - columns % LANES : 0;
+}
+
 FSM_INLINE_ void FN(load_block)(const fsm_operand *operand, const char *from, real *to, const FN(block_kind) kind) {
     if (kind == FN(REALS))
         vec_store(to, vec_load((const real *)from));
@@ -179,7 +201,18 @@ FSM_INLINE_ void FN(load_columns_body)(const fsm_args *args, int which, char *fi
  * i of column t * LANES + j at to[t * pitch + i * LANES + j]. Columns that do not exist hold 1, which needs no care. */
 static void FN(load_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                              ptrdiff_t columns, real *to, ptrdiff_t pitch) {
-    switch (FN(block_kind_of)(&args->operands[which])) {
+    const fsm_operand *operand = &args->operands[which];
+    const ptrdiff_t turned = FN(turned_rows)(args, operand, count, columns);
+    const char *rows = first + begin * operand->step[0];
+    for (ptrdiff_t t = 0; t < turned / LANES; t++)
+        FN(turn_rows)((char *)(to + t * pitch), LANES * sizeof(real), rows + t * LANES * operand->across,
+                      operand->across, LANES, count);
+    first += turned * operand->across;
+    to += turned / LANES * pitch;
+    columns -= turned;
+    if (columns == 0)
+        return;
+    switch (FN(block_kind_of)(operand)) {
 #define KIND(name)                                                                                                     \
     case FN(name):                                                                                                     \
         FN(load_columns_body)(args, which, first, begin, count, columns, to, pitch, FN(name));                         \

@@ -103,7 +103,18 @@ FSM_INLINE_ void FN(store_columns_body)(const fsm_args *args, int which, char *f
 /* The reverse of load_columns(). */
 static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                               ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
-    switch (FN(block_kind_of)(&args->operands[which])) {
+    const fsm_operand *operand = &args->operands[which];
+    const ptrdiff_t turned = FN(turned_rows)(args, operand, count, columns);
+    char *rows = first + begin * operand->step[0];
+    for (ptrdiff_t t = 0; t < turned / LANES; t++)
+        FN(turn_rows)(rows + t * LANES * operand->across, operand->across, (const char *)(from + t * pitch),
+                      LANES * sizeof(real), count, LANES);
+    first += turned * operand->across;
+    from += turned / LANES * pitch;
+    columns -= turned;
+    if (columns == 0)
+        return;
+    switch (FN(block_kind_of)(operand)) {
 #define KIND(name)                                                                                                     \
     case FN(name):                                                                                                     \
         FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(name));                      \

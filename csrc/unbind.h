@@ -2,6 +2,7 @@
 #undef real
 #undef FN
 #undef LANES
+#undef SIDE
 #undef vec
 #undef vec_acc
 #undef vec_load
@@ -11,6 +12,7 @@
 #undef vec_stream
 #undef vec_stream_line
 #undef vec_stream_end
+#undef vec_turn
 #undef vec_load_f16
 #undef vec_store_f16
 #undef vec_load_bf16

@@ -17,6 +17,9 @@ FSM_INLINE void vec_stream(real *p, vec a); /* past the caches where FSM_STREAMS
 FSM_INLINE void vec_stream_line(real *p, const real *from); /* the same of one cache line; both are multiples of 64 */
 FSM_INLINE void vec_stream_end(void); /* what was streamed is there for other threads that are told so */
 
+/* SIDE rows of SIDE reals at `from`, a number of bytes apart, turned into its columns at `to`. No alignment either. */
+FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step);
+
 /* IEEE binary16 numbers, or bfloat16 ones, at p, LANES of them; p needs no alignment. The load is exact. The store
  * rounds once, to nearest even, whatever the precision, with gradual underflow and overflow to infinity. A NaN becomes
  * a quiet NaN, the canonical one stays so. */

@@ -106,7 +106,7 @@ def test_scalars(op, axis):
         assert out == expected.get(op, 3)
 
 
-def values_of(storage, shape=(7, 40)):
+def values_of(storage, shape=(9, 40)):
     """Numbers that `storage` holds exactly, and so does every float dtype that is not smaller."""
     dtype = STORAGES[storage]
     rng = np.random.default_rng(0)

@@ -142,6 +142,26 @@ def test_batches_of_short_rows(isa, dtype, op):
                 assert_same_bits(call(op, a[rows], **options), expected[rows], f"{n} {rows} {options}")
 
 
+@pytest.mark.parametrize("storage", ["float16", "bfloat16", "int16", "bool"])
+def test_short_rows_of_other_storages(isa, storage, op):
+    """They are loaded together and computed several at a time: as one by one, whatever came before on the stack."""
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 5, 8, 10, 16, 20, 31, 33, 64, 100, 128, 129):
+        x = (rng.standard_normal((150, n)) * 20).astype(STORAGES[storage])
+        if storage in ("float16", "bfloat16"):
+            x[rng.random(x.shape) < 0.05] = -np.inf
+            x[77, -1] = np.nan
+            x[78] = -np.inf
+        mask = rng.random(x.shape) < 0.5
+        call(op, x, where=mask) if takes(op, "where") else call(op, x)
+        expected = np.array([call(op, row) for row in x])
+        for rows in (slice(None), slice(3), slice(7, 16), slice(60, 101)):
+            assert_same_bits(call(op, x[rows]), expected[rows], f"{n} {rows}")
+        padded = np.zeros((10, 16, n), x.dtype)[:, :15]
+        padded[...] = x.reshape(10, 15, n)
+        assert_same_bits(call(op, padded).reshape(expected.shape), expected, f"{n} padded")
+
+
 @pytest.mark.parametrize("n", [150, 1000, 2048, 3000, 9000])
 def test_rows_that_differ(isa, dtype, op, n):
     """Rows are summed relative to what rows before them, or their first elements, promise: here that is sometimes too

@@ -328,6 +328,23 @@ def test_first_equal_lane(driver, dtype):
         np.testing.assert_array_equal(np.frombuffer(driver.vec("find_eq", isa, dtype, records), dtype), expected)
 
 
+# ---- squares
+
+
+def test_squares_are_turned(driver, dtype):
+    """Rows that follow each other, that are apart, that share numbers, and that begin between two of the size."""
+    size = np.dtype(dtype).itemsize
+    side = 32 // size
+    numbers = np.arange(3 * 128 // size, dtype=dtype)
+    steps = [side * size, (side + 1) * size, (side + 3) * size, size, 0, side * size + 1]
+    a, b, c = numbers.reshape(3, -1)
+    for isa in driver.isas():
+        got = np.frombuffer(driver.vec("turn", isa, dtype, [(step, a, b, c) for step in steps]), dtype)
+        for square, step in zip(got.reshape(-1, side, side), steps, strict=True):
+            rows = [np.frombuffer(numbers.tobytes()[i * step :], dtype, side) for i in range(side)]
+            assert_same_bits(square, np.array(rows).T, f"{isa}: {step} bytes apart")
+
+
 # ---- rows side by side
 
 
@@ -634,6 +651,6 @@ def test_order_of_summation(driver, dtype, n):
 def test_every_function_of_the_contract_is_tested():
     declared = re.findall(r"\bvec_(\w+)\(", (ROOT / "csrc/vec.h").read_text())
     halves = ["load_f16", "store_f16", "load_bf16", "store_bf16"]
-    one_by_one = ["load_n", "store_n", "hmax", "any_lt", "find_eq", *halves, "acc_fold_parts"]
+    one_by_one = ["load_n", "store_n", "turn", "hmax", "any_lt", "find_eq", *halves, "acc_fold_parts"]
     tested = [*LANEWISE, *PARTS, *SUMS, *one_by_one]
     assert sorted(declared) == sorted(tested)

@@ -13,6 +13,7 @@
     for (int i = 0; i < 4; i++)
 
 #include "x86_bits.h"
+#include "x86_turn.h"
 
 /* ---- float32 */
 

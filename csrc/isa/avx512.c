@@ -10,6 +10,7 @@
     for (int i = 0; i < 2; i++)
 
 #include "x86_bits.h"
+#include "x86_turn.h"
 
 /* ---- float32 */
 

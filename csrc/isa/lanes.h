@@ -53,6 +53,12 @@ FSM_INLINE void vf32_stream_line(float *p, const float *from) {
 FSM_INLINE void vf32_stream_end(void) {
 }
 
+FSM_INLINE void vf32_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+    for (ptrdiff_t i = 0; i < 8; i++)
+        for (ptrdiff_t j = 0; j < 8; j++)
+            memcpy(to + j * to_step + i * 4, from + i * from_step + j * 4, 4);
+}
+
 FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
     vf32 r;
     uint16_t half[32];
@@ -284,6 +290,12 @@ FSM_INLINE void vf64_stream_line(double *p, const double *from) {
 }
 
 FSM_INLINE void vf64_stream_end(void) {
+}
+
+FSM_INLINE void vf64_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+    for (ptrdiff_t i = 0; i < 4; i++)
+        for (ptrdiff_t j = 0; j < 4; j++)
+            memcpy(to + j * to_step + i * 8, from + i * from_step + j * 8, 8);
 }
 
 FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {

@@ -10,6 +10,8 @@
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < 8; i++)
 
+#include "arm_turn.h"
+
 /* ---- float32 */
 
 typedef struct {

@@ -3,6 +3,7 @@
 #include "../fsm.h"
 #include "../half.h"
 
+#include <arm_neon.h>
 #include <arm_sve.h>
 #include <string.h>
 
@@ -11,6 +12,8 @@
 #define EACH(i)                                                                                                        \
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < REGISTERS; i++)
+
+#include "arm_turn.h"
 
 /* ---- float32 */
 

@@ -467,6 +467,7 @@ static void FN(cross_entropy)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t e
                            .tiles = LOG_TILES,
                            .most_rows = LANES,
                            .short_rows = FN(has_c)(args) ? NULL : IF_PARTS_PAY(FN(cross_entropy_short_rows)),
+                           .may_turn = !args->operands[FSM_Y].data,
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(cross_entropy_rows), FN(cross_entropy_columns));
 }

@@ -5,11 +5,13 @@
 typedef struct {
     real max[LANES], tail[LANES], alone[LANES];
     ptrdiff_t index[LANES]; /* of the maximum that is alone, or -1 */
-    real unit[LANES];       /* 0.5 if x - max may overflow, else 1; x and max are taken times that */
+    bool some_alone;
+    real unit[LANES]; /* 0.5 if x - max may overflow, else 1; x and max are taken times that */
 } FN(log_softmax_plan);
 
 FSM_OUTLINE_ void FN(log_softmax_plan_of)(FN(log_softmax_plan) * plan, const FN(log_state) * s, int count) {
     double tails[LANES];
+    int some_alone = 0;
     FN(log_tails)(s, count, tails);
     for (int j = 0; j < count; j++) {
         const real max = (real)s->max[j], tail = (real)tails[j];
@@ -20,7 +22,9 @@ FSM_OUTLINE_ void FN(log_softmax_plan_of)(FN(log_softmax_plan) * plan, const FN(
         plan->tail[j] = alone ? 0 : tail;
         plan->alone[j] = -tail;
         plan->index[j] = alone && tails[j] > 0 ? s->index[j] : -1;
+        some_alone |= alone;
     }
+    plan->some_alone = some_alone;
     for (int j = count; j < LANES; j++) { /* columns that do not exist */
         plan->max[j] = plan->tail[j] = 0;
         plan->unit[j] = 1;
@@ -86,7 +90,11 @@ FSM_INLINE FN(log_softmax_terms)
 
 /* Rows of a state, or columns of a tile, without a result. */
 static void FN(log_softmax_special)(const FN(group) * g, const FN(log_state) * s, int t) {
-    for (int j = 0; j < FN(entries)(g, t); j++)
+    const int count = FN(entries)(g, t);
+    int some = 0;
+    for (int j = 0; j < count; j++) /* no branch: vectorised */
+        some |= s->flags[j] | (s->max[j] == -INFINITY);
+    for (int j = 0; some && j < count; j++)
         if (s->flags[j] || s->max[j] == -INFINITY)
             FN(fill_row)(g, t * LANES + j, !s->flags[j], -(real)INFINITY);
 }
@@ -150,7 +158,7 @@ FSM_INLINE void FN(log_softmax_batch)(const FN(group) * g, const int parts, cons
             FN(store_short_block)(results, batch, r, k, a);
         }
     }
-    for (ptrdiff_t r = 0; r < batch.rows; r++)
+    for (ptrdiff_t r = 0; plan->some_alone && r < batch.rows; r++)
         if (plan->index[r] >= 0)
             results[r * batch.n + plan->index[r]] = plan->alone[r];
     FN(store_batch)(g, 0, batch, results);
@@ -198,7 +206,7 @@ static void FN(log_softmax_columns)(const FN(group) * g) {
             for (int t = 0; t < g->tiles; t++)
                 FN(log_softmax_blocks)(x, y, t, i, terms[t], states[t].careful[0]);
         for (int t = 0; t < g->tiles; t++)
-            for (int j = 0; j < LANES; j++) {
+            for (int j = 0; plans[t].some_alone && j < LANES; j++) {
                 const ptrdiff_t i = plans[t].index[j] - c;
                 if (i >= 0 && i < x.count)
                     memcpy(FN(in_piece)(y, t, i) + j, &plans[t].alone[j], sizeof(real));
@@ -216,6 +224,7 @@ static void FN(log_softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end
                            .tiles = LOG_TILES,
                            .most_rows = LANES,
                            .short_rows = IF_PARTS_PAY(FN(log_softmax_short_rows)),
+                           .may_turn = true,
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(log_softmax_rows), FN(log_softmax_columns));
 }

@@ -388,10 +388,10 @@ FSM_INLINE void FN(log_short_maxima)(FN(log_tile) * tile, FN(piece) x, int t) {
     memset(tile->flags, 0, sizeof tile->flags);
     FSM_EACH_REGISTER(j) {
         FN(range) range = {vec_set1(-(real)INFINITY), vec_set1(1)};
-        vec at = vec_set1(-1);
-        for (ptrdiff_t i = 0; i < x.count; i++) {
+        vec at = vec_set1(-1), element = vec_set1(0);
+        for (ptrdiff_t i = 0; i < x.count; i++, element = vec_add(element, vec_set1(1))) {
             const vec a = FN(load_register)(FN(in_piece)(x, t, i), j);
-            at = vec_select_lt(range.max, a, vec_set1((real)i), at);
+            at = vec_select_lt(range.max, a, element, at);
             range = FN(range_join)(range, FN(range_of)(a));
         }
         tile->range.max = FN(set_register)(tile->range.max, j, range.max);
@@ -422,7 +422,7 @@ FSM_INLINE void FN(log_short_state)(FN(log_state) * s, const FN(log_tile) * tile
         s->flags[j] =
             tile->flags[j] | (((max[j] != max[j]) | ((tile->flags[j] == 0) & (hi[j] != hi[j]))) ? FN(HAS_NAN) : 0);
     for (int j = 0; j < LANES; j++)
-        s->index[j] = (ptrdiff_t)at[j];
+        s->index[j] = (int)at[j]; /* (to ptrdiff_t at once, one by one) */
     for (int j = 0; j < LANES; j++)
         s->careful[j] = tile->careful;
 }

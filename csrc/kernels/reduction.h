@@ -42,4 +42,9 @@ FSM_INLINE void FN(reduce_columns)(const FN(group) * g, FN(log_kind) kind, FN(lo
 }
 
 #define REDUCTION_PLAN                                                                                                 \
-    ((FN(plan)){.hold_rows = false, .room = LOG_ROOM, .tiles = LOG_TILES, .most_rows = LANES, .in_line = BIT(FSM_X)})
+    ((FN(plan)){.hold_rows = false,                                                                                    \
+                .room = LOG_ROOM,                                                                                      \
+                .tiles = LOG_TILES,                                                                                    \
+                .most_rows = LANES,                                                                                    \
+                .may_turn = true,                                                                                      \
+                .in_line = BIT(FSM_X)})

@@ -3,15 +3,13 @@
  * that the time one block waits for its folds is filled by others; and what is one number a row is computed for all of
  * them together. A row's sum is the fold of its lanes (passes.h): lanes and steps that are not there would add +0.
  *
- * Float32, against the same rows as columns, in one run (Zen 4; since then columns of the log family take about 0.7
- * times as long with AVX2):
+ * Float32, against the same rows as columns (AVX2, Zen 3), where those do not win (are_turned() in tile.h):
  *
- *                                     AVX-512: (100000, 10)  (50000, 16)   AVX2: (100000, 10)  (50000, 16)
- *   softmax                                        0.66         0.39                0.60         0.36
- *   softmax_grad                                   0.43         0.25                0.42         0.22
- *   log_softmax                                    0.82         0.61                0.65         0.47
- *   logsumexp                                      0.96         0.69                0.72         0.53
- *   cross_entropy_with_grad                        0.85         0.75                0.73         0.60
+ *                       (8000, 8)  (4000, 16)  (2000, 30)
+ *   softmax                0.92       0.95        0.96
+ *   softmax_grad           0.52       0.56        0.61
+ *   log_softmax            1.03       0.91        0.82
+ *   logsumexp              1.00       0.91        0.85
  *
  * and against row by row (AVX-512):              (65536, 64)  (1024, 128)
  *   softmax                                        0.72         0.74
@@ -28,14 +26,6 @@ typedef struct {
     ptrdiff_t n, rows;
     int parts, blocks;
 } FN(batch);
-
-/* How many rows share a block. */
-FSM_INLINE_ int FN(parts_of)(ptrdiff_t n, ptrdiff_t rows) {
-    int parts = 8;
-    while (parts > 1 && (parts * n > LANES || parts / 2 >= rows))
-        parts /= 2;
-    return parts;
-}
 
 /* The batch from row r on. */
 FSM_INLINE_ FN(batch) FN(batch_of)(const FN(group) * g, ptrdiff_t r, const int parts, const int blocks) {

@@ -806,6 +806,7 @@ static void FN(softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
                            .most_rows = PTRDIFF_MAX,
                            .survey = &survey,
                            .short_rows = IF_PARTS_PAY(FN(softmax_short_rows)),
+                           .may_turn = true,
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
     FN(each_group)(args, begin, end, scratch, plan, FN(softmax_rows), FN(softmax_columns));
 }

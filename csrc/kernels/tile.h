@@ -86,15 +86,25 @@ FSM_INLINE_ bool FN(streams)(const fsm_args *args) {
            aligned % sizeof(real) == 0;
 }
 
-/* Whether rows lie in line: those of all `operands` that are there lie ready, one after the other. */
-FSM_INLINE_ bool FN(rows_in_line)(const fsm_args *args, unsigned operands) {
-    bool in_line = FN(x_is_plain)(args);
+/* Whether rows of all `operands` that are there lie one after the other, of whatever storage. */
+FSM_INLINE_ bool FN(rows_follow)(const fsm_args *args, unsigned operands) {
+    bool follow = FN(x_is_plain)(args);
     for (int which = 0; which < args->used; which++)
         if (operands & BIT(which) && args->operands[which].data) {
-            const bool follow = args->operands[which].across == args->n * (ptrdiff_t)sizeof(real);
-            in_line = in_line && follow && FN(lies_ready)(args, which);
+            const fsm_operand *operand = &args->operands[which];
+            const bool in_one = operand->across == args->n * fsm_size_of[operand->storage];
+            follow = follow && in_one && fsm_is_contiguous(args, which);
         }
-    return in_line;
+    return follow;
+}
+
+/* Those operands that are not numbers as they are computed with. */
+FSM_INLINE_ unsigned FN(not_ready)(const fsm_args *args, unsigned operands) {
+    unsigned others = 0;
+    for (int which = 0; which < args->used; which++)
+        if (operands & BIT(which) && args->operands[which].data && !FN(lies_ready)(args, which))
+            others |= BIT(which);
+    return others;
 }
 
 /* Whether the rows of an operand lie one after the other, as in the scratch. */
@@ -422,6 +432,7 @@ typedef struct {
     bool *survey;        /* for the groups */
     void (*short_rows)(const FN(group) *); /* for those that lie in line, or NULL */
     unsigned in_line;                      /* these operands, by BIT() */
+    bool may_turn;                         /* those that leave lanes idle are columns all the same (are_turned) */
 } FN(plan);
 
 /* Tiles in the scratch: numbers from one to the next, and how many fit. They are a block apart, so that the same
@@ -517,6 +528,67 @@ static void FN(each_group_of_turned)(FN(group) g, ptrdiff_t begin, ptrdiff_t end
     }
 }
 
+/* How many short rows share a block (short_rows.h). */
+FSM_INLINE_ int FN(parts_of)(ptrdiff_t n, ptrdiff_t rows) {
+    int parts = 8;
+    while (parts > 1 && (parts * n > LANES || parts / 2 >= rows))
+        parts /= 2;
+    return parts;
+}
+
+/* Whether such rows, in line, are taken as columns all the same: three quarters or fewer of the lanes of their blocks
+ * would be filled, which takes longer than the way there and back by squares (load.h). Softmax then takes 0.66 to 0.84
+ * times as long for n = 9 to 12 and 17 to 24, log_softmax and logsumexp 0.85 to 1.0; for other n, columns would take up
+ * to 1.25 times as long (float32; float64 the same at half of that; AVX2, Zen 3). */
+FSM_INLINE_ bool FN(are_turned)(ptrdiff_t n, ptrdiff_t rows) {
+    return rows >= LANES && n >= SIDE && 4 * FN(parts_of)(n, LANES) * n <= 3 * LANES;
+}
+
+FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
+                                 void (*rows)(const FN(group) *), void (*columns)(const FN(group) *));
+
+/* Walks through short rows [begin, end) that would lie in line if all operands were ready: as many as there is room for
+ * are loaded, so that they do, and the results stored. Bfloat16 softmax of (65536, 32) then takes 0.5 times as long. */
+static void FN(each_group_loaded)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
+                                  void (*rows)(const FN(group) *), void (*columns)(const FN(group) *)) {
+    const ptrdiff_t n = args->n, along = args->shape[args->ndim - 1], size = sizeof(real);
+    const unsigned others = FN(not_ready)(args, plan.in_line);
+    real room[2][GROUP_ROOM]; /* results take the place of x */
+    fsm_args loaded;
+    fsm_cursor cursor;
+    /* All but the operands, of which 1 KB each stands for axes and dimensions that are not there. */
+    const size_t rest = offsetof(fsm_args, used);
+    memcpy((char *)&loaded + rest, (const char *)args + rest, sizeof loaded - rest);
+    loaded.ndim = 1;
+    loaded.stream = args->stream && !(others & BIT(FSM_Y));
+    fsm_cursor_to(&cursor, args, begin);
+    for (ptrdiff_t unit = begin, count; unit < end; unit += count) {
+        const ptrdiff_t left = along - cursor.index[args->ndim - 1], most = GROUP_ROOM / n;
+        count = left < end - unit ? left : end - unit;
+        if (count > most)
+            count = most;
+        loaded.shape[0] = count;
+        for (int which = 0; which < FSM_OPERANDS; which++) { /* also those that are not used: they are NULL */
+            const fsm_operand *from = &args->operands[which];
+            fsm_operand *operand = &loaded.operands[which];
+            const bool is_loaded = others & BIT(which);
+            char *at = which < args->used ? cursor.row.at[which] : NULL;
+            real *to = room[which == FSM_SAVED];
+            if (is_loaded && which != FSM_Y)
+                FN(load)(args, which, at, 0, count * n, to);
+            operand->data = is_loaded ? (char *)to : at;
+            operand->storage = is_loaded ? STORED_REAL : from->storage;
+            operand->swapped = from->swapped;
+            operand->step[0] = is_loaded ? size : from->step[0];
+            operand->across = operand->stride[0] = is_loaded ? n * size : from->across;
+        }
+        FN(each_group)(&loaded, 0, count, scratch, plan, rows, columns);
+        if (others & BIT(FSM_Y))
+            FN(store)(args, FSM_Y, cursor.row.at[FSM_Y], 0, count * n, room[0]);
+        fsm_cursor_advance(&cursor, args, count);
+    }
+}
+
 /* Walks through units [begin, end), group by group. Short rows go to plan.short_rows if they lie in line. If they do
  * not, those that would not fill a block, and those that interleave, are taken as columns, if there are enough of them:
  * (100000, 10) float32 softmax then takes 1.3 ns an element, row by row 3.0 (AVX-512, Zen 5). */
@@ -524,7 +596,13 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
                                  void (*rows)(const FN(group) *), void (*columns)(const FN(group) *)) {
     const bool plain = FN(x_is_plain)(args) && !args->operands[FSM_WEIGHT].data;
     const bool short_rows = !args->columns && args->n <= FSM_MOST_BLOCKS * LANES;
-    const bool in_line = plan.short_rows && short_rows && end - begin > 1 && FN(rows_in_line)(args, plan.in_line);
+    const bool follow = plan.short_rows && short_rows && end - begin > 1 && FN(rows_follow)(args, plan.in_line);
+    if (follow && args->shape[args->ndim - 1] >= LANES / 4 && FN(not_ready)(args, plan.in_line)) {
+        FN(each_group_loaded)(args, begin, end, scratch, plan, rows, columns);
+        return;
+    }
+    const bool in_line =
+        follow && !FN(not_ready)(args, plan.in_line) && !(plan.may_turn && FN(are_turned)(args->n, end - begin));
     const bool turned =
         !in_line && short_rows && end - begin >= LANES / 2 && (args->n < LANES || FN(rows_interleave)(args));
     const int last = args->ndim - 1;

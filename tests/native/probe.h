@@ -56,6 +56,14 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
         vec_stream_end();
         return sizeof line;
     }
+    if (IS(turn)) { /* SIDE rows, n bytes apart, of a, b and c, to rows that are packed */
+        real rows[3 * LANES];
+        vec_store(rows, va);
+        vec_store(rows + LANES, vb);
+        vec_store(rows + 2 * LANES, vc);
+        vec_turn((char *)out, SIDE * sizeof(real), (const char *)rows, n);
+        return SIDE * SIDE * sizeof(real);
+    }
     if (IS(store_n)) {
         vec_store(out, vc);
         vec_store_n(out, n, va);
