@@ -86,6 +86,24 @@ FSM_INLINE_ bool FN(is_ignored)(const fsm_loss *loss, int64_t target) {
     return loss->ignores && target == loss->ignore_index;
 }
 
+/* Element at[j] of row or column j of tile t, or 0 where that is negative. */
+static void FN(pick)(const FN(group) * g, int which, int t, const ptrdiff_t *at, real *to) {
+    const fsm_args *args = g->args;
+    const fsm_operand *operand = &args->operands[which];
+    if (!g->runs && args->axes == 1 && operand->storage == STORED_REAL && !operand->swapped) {
+        const ptrdiff_t across = operand->across, step = operand->step[0];
+        const char *row = g->row.at[which] + t * LANES * across;
+        for (int j = 0; j < LANES; j++, row += across) {
+            to[j] = 0;
+            if (at[j] >= 0)
+                memcpy(&to[j], row + at[j] * step, sizeof to[j]);
+        }
+        return;
+    }
+    for (int j = 0; j < LANES; j++)
+        to[j] = at[j] < 0 ? 0 : FN(element)(args, which, FN(start_of)(g, which, t * LANES + j), at[j]);
+}
+
 /* Labels were looked at before (_core.pyx, count_labels()); but another thread may change them, and a result must not
  * then be written elsewhere. */
 static void FN(named_of)(const FN(group) * g, int t, FN(named) * named) {
@@ -108,12 +126,9 @@ static void FN(named_of)(const FN(group) * g, int t, FN(named) * named) {
         named->index[j] = -1;
         weights[j] = 0;
     }
-    for (int j = 0; j < LANES; j++) {
-        const ptrdiff_t r = t * LANES + j, at = named->index[j];
-        named->x[j] = at < 0 ? 0 : FN(element)(args, FSM_X, FN(start_of)(g, FSM_X, r), at);
-        if (weighted && at >= 0)
-            weights[j] = FN(element)(args, FSM_CLASS_WEIGHT, FN(start_of)(g, FSM_CLASS_WEIGHT, r), at);
-    }
+    FN(pick)(g, FSM_X, t, named->index, named->x);
+    if (weighted)
+        FN(pick)(g, FSM_CLASS_WEIGHT, t, named->index, weights);
     const double part = 1 - args->loss.smoothing + args->loss.smoothing / (double)args->n;
     for (int j = 0; j < LANES; j++)
         named->c[j] = part * weights[j];
@@ -302,10 +317,17 @@ static const FN(c_sums) FN(no_sums);
 /* Stores the losses of tile t: NaN for rows without a sum, 0 for those that do not count. */
 static void FN(store_losses)(const FN(group) * g, int t, const FN(log_state) * s, const bool *ignored,
                              const double *losses) {
-    for (int j = 0; j < FN(entries)(g, t); j++) {
-        const bool none = s->flags[j] || !isfinite(s->max[j]) || isnan(losses[j]);
-        const double loss = ignored[j] ? 0 : none ? NAN : losses[j];
-        memcpy(FN(start_of)(g, FSM_LOSS, t * LANES + j), &loss, sizeof loss);
+    const ptrdiff_t across = g->args->operands[FSM_LOSS].across;
+    const int count = FN(entries)(g, t);
+    double stored[LANES];
+    for (int j = 0; j < count; j++) {
+        const bool none = (s->flags[j] != 0) | !(fabs(s->max[j]) < INFINITY) | (losses[j] != losses[j]);
+        stored[j] = fsm_select(ignored[j], 0, fsm_select(none, NAN, losses[j]));
+    }
+    for (int j = 0, part; j < count; j += part) {
+        part = (int)FN(part_of_tile)(g, t * LANES + j);
+        fsm_copy(FN(start_of)(g, FSM_LOSS, t * LANES + j), across, (const char *)(stored + j), sizeof *stored, part,
+                 sizeof *stored, false);
     }
 }
 
