@@ -615,6 +615,22 @@ FSM_INLINE void FN(gradient_add_piece)(int tiles, FN(piece) grad, FN(piece) save
         }
 }
 
+/* The sums of columns of up to LANES elements, one to a lane. */
+FSM_INLINE void FN(gradient_sum_short)(int tiles, FN(piece) grad, FN(piece) saved, vec_acc *sums, FN(reach) * reach,
+                                       FN(gradient) of) {
+    real room[LANES * LANES];
+    const FN(piece) terms = {(char *)room, LANES * sizeof(real), 0, grad.count};
+    for (int t = 0; t < tiles; t++) {
+        FN(reach) all = FN(reach_of_none)();
+        for (ptrdiff_t i = 0; i < grad.count; i++) {
+            const vec a = vec_load(FN(in_piece)(grad, t, i)), b = vec_load(FN(in_piece)(saved, t, i));
+            vec_store(FN(in_piece)(terms, 0, i), FN(gradient_term)(a, b, &all, of));
+        }
+        reach[t] = all;
+        sums[t] = FN(sum_short_column)(terms, 0, NULL);
+    }
+}
+
 /* What the second sweep needs of a tile. */
 typedef struct {
     FN(gradient_plan) of_all;
@@ -674,7 +690,12 @@ FSM_INLINE void FN(gradient_columns)(const FN(group) * g, FN(gradient) of) {
 
     for (int t = 0; t < g->tiles; t++)
         reach[t] = FN(reach_of_none)();
-    for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
+    if (n <= LANES) {
+        const FN(piece) grad = FN(gradient_piece)(g, FSM_X, 0, n, false, grad_room);
+        const FN(piece) saved = FN(gradient_piece)(g, FSM_SAVED, 0, n, false, saved_room);
+        FN(gradient_sum_short)(g->tiles, grad, saved, sums, reach, of);
+    }
+    for (ptrdiff_t chunk = 0; n > LANES && chunk < n; chunk += FSM_CHUNK) {
         const ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
         const int used = end - chunk < LANES ? (int)(end - chunk) : LANES;
         for (int t = 0; t < g->tiles; t++)
