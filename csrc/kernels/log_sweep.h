@@ -121,7 +121,7 @@ FSM_INLINE void FN(log_chunk)(const FN(group) * g, ptrdiff_t r, FN(log_state) * 
     const FN(terms) terms = careful ? FN(CAREFUL) : FN(PLAIN);
     real k[LANES];
     vec_store(k, FN(exp_frame_k)(&frame));
-    if (g->args->n > FSM_CHUNK)
+    if (g->args->n > FSM_CHUNK || g->args->stream)
         FN(prefetch_row)(g, r + g->rows, begin, n);
 
     const real *w = kind == FN(WEIGHTED) ? spare : NULL;

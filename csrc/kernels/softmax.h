@@ -69,10 +69,13 @@ FSM_INLINE bool FN(may_be_guessed)(const FN(softmax_plan) * plan) {
     return !plan->careful && FN(in_direct_range)(2 * plan->row_max);
 }
 
-/* Whether one of the first of n elements is subnormal, or 0. Rows that take a guess are not searched for more of them,
- * which cost nothing but time. */
-FSM_INLINE bool FN(begins_subnormal)(const real *x, ptrdiff_t n) {
-    return vec_any_lt(vec_abs(FN(load_rest)(x, n, 1)), vec_set1(MIN_NORMAL));
+/* Whether an element of the block from x[at] on, of n elements, is subnormal, or 0; moves `at` on to the next block.
+ * Those cost nothing but time, so rows, or chunks, that take a guess are not searched for them, but one block of each
+ * is looked at, afterwards, when it is in L1: ahead of the sweep it would be waited for. */
+FSM_INLINE bool FN(has_subnormal_at)(const real *x, ptrdiff_t n, ptrdiff_t *at) {
+    const ptrdiff_t begin = *at < n ? *at : 0;
+    *at = begin + LANES;
+    return vec_any_lt(vec_abs(FN(load_rest)(x + begin, n - begin, 1)), vec_set1(MIN_NORMAL));
 }
 
 /* ---- rows that lie ready, or are in the scratch */
@@ -130,6 +133,7 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
     FN(softmax_plan) plan, next;
     double last = NAN;       /* plan.row_max */
     ptrdiff_t searched = -1; /* the row that `next` is of */
+    ptrdiff_t looked_at = 0;
     int alike = 0;
     if (!g->x_ready)
         FN(load_group)(g, 0, n);
@@ -137,11 +141,13 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
         const real *row_x = (const real *)(x + r * x_stride);
         real *row_y = (real *)(y + r * y_stride);
         real *e = !stream ? row_y : g->x_ready ? g->scratch + FN(within_line)(row_y) : (real *)row_x;
-        const bool guess = alike >= ALIKE_ROWS && !FN(begins_subnormal)(row_x, n);
+        const bool guess = alike >= ALIKE_ROWS;
         fsm_sum sum = {0, 0};
         if (guess) {
             const vec most = FN(most_x)(&plan.frame, MOST_ABOVE);
             sum = FN(softmax_row_sum)(g, r, row_x, e, &plan, &most);
+            if (FN(has_subnormal_at)(row_x, n, &looked_at))
+                alike = 0;
         }
         if (!(sum.hi > LEAST_SUM && sum.hi < E_FACTOR * fsm_two_to(MOST_ABOVE - 1))) {
             if (searched < r)
@@ -436,16 +442,19 @@ static bool FN(softmax_long_kept)(const FN(group) * g) {
     FN(softmax_plan) first;
     vec most = vec_set1(0);
     fsm_sum sum = {0, 0};
+    ptrdiff_t looked_at = 0;
+    bool searched = true;
     for (ptrdiff_t c = 0; c < chunks; c++) {
         ptrdiff_t count;
         const real *x = FN(long_chunk)(g, c, &count);
         real *e = y + c * FSM_CHUNK;
         fsm_sum of_chunk;
-        if (c == 0 || !FN(may_be_guessed)(&first) || FN(begins_subnormal)(x, count)) {
+        if (searched) {
             const FN(softmax_plan) plan = FN(softmax_plan_of)(FN(range_row)(x, count, NULL), g->beta, false);
             if (c == 0) {
                 first = plan;
                 most = FN(most_x)(&first.frame, MOST_ABOVE_RAISED);
+                searched = !FN(may_be_guessed)(&first);
             }
             const real max = plan.row_max > first.row_max ? plan.row_max : first.row_max;
             if (!FN(in_direct_range)(max * g->beta.hi) || !((max - first.row_max) * g->beta.hi <= GUESS_HIGH))
@@ -453,6 +462,7 @@ static bool FN(softmax_long_kept)(const FN(group) * g) {
             of_chunk = FN(sum_row)(x, e, count, -1, NULL, &first.frame, plan.careful ? FN(CAREFUL) : FN(PLAIN));
         } else {
             of_chunk = FN(sum_row_body)(x, e, count, -1, NULL, first.frame, FN(PLAIN), &most);
+            searched = FN(has_subnormal_at)(x, count, &looked_at);
             if (!(of_chunk.hi < E_FACTOR * fsm_two_to(MOST_ABOVE_RAISED - 1)))
                 return false;
         }
