@@ -568,19 +568,25 @@ static void FN(each_group_loaded)(const fsm_args *args, ptrdiff_t begin, ptrdiff
         if (count > most)
             count = most;
         loaded.shape[0] = count;
-        for (int which = 0; which < FSM_OPERANDS; which++) { /* also those that are not used: they are NULL */
+        for (int which = 0; which < FSM_OPERANDS; which++) {
             const fsm_operand *from = &args->operands[which];
             fsm_operand *operand = &loaded.operands[which];
-            const bool is_loaded = others & BIT(which);
-            char *at = which < args->used ? cursor.row.at[which] : NULL;
-            real *to = room[which == FSM_SAVED];
-            if (is_loaded && which != FSM_Y)
-                FN(load)(args, which, at, 0, count * n, to);
-            operand->data = is_loaded ? (char *)to : at;
-            operand->storage = is_loaded ? STORED_REAL : from->storage;
+            operand->data = which < args->used ? cursor.row.at[which] : NULL;
+            if (!operand->data) /* and nothing else is known of it */
+                continue;
+            operand->storage = from->storage;
             operand->swapped = from->swapped;
-            operand->step[0] = is_loaded ? size : from->step[0];
-            operand->across = operand->stride[0] = is_loaded ? n * size : from->across;
+            operand->across = operand->stride[0] = from->across;
+            operand->step[0] = from->step[0];
+            if (others & BIT(which)) {
+                real *to = room[which == FSM_SAVED];
+                if (which != FSM_Y)
+                    FN(load)(args, which, operand->data, 0, count * n, to);
+                operand->data = (char *)to;
+                operand->storage = STORED_REAL;
+                operand->across = operand->stride[0] = n * size;
+                operand->step[0] = size;
+            }
         }
         FN(each_group)(&loaded, 0, count, scratch, plan, rows, columns);
         if (others & BIT(FSM_Y))
