@@ -122,7 +122,7 @@ typedef struct {
     double flush_below;       /* results of softmax below this become 0 (long double, which it cannot hold: if > 0) */
     fsm_loss loss;
 
-    bool stream;    /* so many results go past the caches, where they replace nothing (kernels/passes.h) */
+    bool stream;    /* more than the caches hold: results go past them, where they replace nothing (kernels/passes.h) */
     bool divisible; /* the kernel shares long rows (fsm_share) */
     int helpers;    /* threads that may take pieces of a row; set by fsm_run() */
 } fsm_args;
