@@ -615,13 +615,13 @@ FSM_INLINE void FN(gradient_add_piece)(int tiles, FN(piece) grad, FN(piece) save
         }
 }
 
-/* The sums of columns of up to LANES elements, one to a lane. */
+/* The sums of columns of up to LANES elements, one to a lane; widens `reach`. */
 FSM_INLINE void FN(gradient_sum_short)(int tiles, FN(piece) grad, FN(piece) saved, vec_acc *sums, FN(reach) * reach,
                                        FN(gradient) of) {
     real room[LANES * LANES];
     const FN(piece) terms = {(char *)room, LANES * sizeof(real), 0, grad.count};
     for (int t = 0; t < tiles; t++) {
-        FN(reach) all = FN(reach_of_none)();
+        FN(reach) all = reach[t];
         for (ptrdiff_t i = 0; i < grad.count; i++) {
             const vec a = vec_load(FN(in_piece)(grad, t, i)), b = vec_load(FN(in_piece)(saved, t, i));
             vec_store(FN(in_piece)(terms, 0, i), FN(gradient_term)(a, b, &all, of));

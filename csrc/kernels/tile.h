@@ -606,12 +606,12 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
     const bool plain = FN(x_is_plain)(args) && !args->operands[FSM_WEIGHT].data;
     const bool short_rows = !args->columns && args->n <= FSM_MOST_BLOCKS * LANES;
     const bool follow = plan.short_rows && short_rows && end - begin > 1 && FN(rows_follow)(args, plan.in_line);
-    if (follow && args->shape[args->ndim - 1] >= LANES / 4 && FN(not_ready)(args, plan.in_line)) {
+    const bool ready = follow && !FN(not_ready)(args, plan.in_line);
+    if (follow && !ready && args->shape[args->ndim - 1] >= LANES / 4) {
         FN(each_group_loaded)(args, begin, end, scratch, plan, rows, columns);
         return;
     }
-    const bool in_line =
-        follow && !FN(not_ready)(args, plan.in_line) && !(plan.may_turn && FN(are_turned)(args->n, end - begin));
+    const bool in_line = ready && !(plan.may_turn && FN(are_turned)(args->n, end - begin));
     const bool turned =
         !in_line && short_rows && end - begin >= LANES / 2 && (args->n < LANES || FN(rows_interleave)(args));
     const int last = args->ndim - 1;
