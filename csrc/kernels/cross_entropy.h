@@ -282,6 +282,7 @@ static void FN(c_sum_columns)(const FN(group) * g, const FN(log_state) * states,
                             d[step] =
                                 FN(c_distance)(vec_load(FN(in_piece)(x, t, i + step * LANES)), a[step], half_max[t]);
                         }
+                        most[t] = vec_max(most[t], vec_abs(a[step]));
                     }
                     vec_acc *of_c = &totals[t * LANES + i], *of_distance = &distances[t * LANES + i];
                     *of_c = vec_acc_add(*of_c, FN(add_four)(a[0], a[1], a[2], a[3]));
