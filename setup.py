@@ -15,7 +15,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# csrc/isa/<name>.c, and the flags that let the compiler use that instruction set, by target machine. Only
+# csrc/isa/<name>_<precision>.c, and the flags that let the compiler use that instruction set, by target machine. Only
 # these files get them: the rest runs before anybody knows what the CPU can do.
 ISA_FLAGS = {
     "x86_64": {
@@ -26,6 +26,7 @@ ISA_FLAGS = {
 }
 MSVC_ISA_FLAGS = {"avx512": ["/arch:AVX512"], "avx2": ["/arch:AVX2"]}
 PORTABLE_ISAS = ["base", "scalar"]
+PRECISIONS = ["f32", "f64"]
 PORTABLE_SOURCES = ["csrc/dispatch.c", "csrc/cpu.c", "csrc/threads.c", "csrc/longdouble.c"]
 
 COMPILED = ["_call", "_check", "_grad", "_logsumexp", "_loss", "_softmax"]
@@ -49,7 +50,9 @@ class BuildExt(build_ext):
         isas = [*isa_flags, *PORTABLE_ISAS]
         sources = {source: [] for source in [*ext.sources, *PORTABLE_SOURCES]}
         for isa in isas:
-            sources[f"csrc/isa/{isa}.c"] = MSVC_ISA_FLAGS.get(isa, []) if msvc else isa_flags.get(isa, [])
+            for precision in PRECISIONS:
+                flags_of_isa = MSVC_ISA_FLAGS.get(isa, []) if msvc else isa_flags.get(isa, [])
+                sources[f"csrc/isa/{isa}_{precision}.c"] = flags_of_isa
 
         def compile_one(source):
             return self.compiler.compile(

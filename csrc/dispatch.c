@@ -3,12 +3,12 @@
 
 #include <stdatomic.h>
 
-#define ISA(name) extern const fsm_isa fsm_isa_##name;
+#define ISA(name) extern fsm_kernel *const fsm_kernels_##name##_f32[FSM_OPS], *const fsm_kernels_##name##_f64[FSM_OPS];
 #include "isa.def"
 #undef ISA
 
-const fsm_isa *const fsm_isas[] = {
-#define ISA(name) &fsm_isa_##name,
+const fsm_isa fsm_isas[] = {
+#define ISA(name) {#name, {fsm_kernels_##name##_f32, fsm_kernels_##name##_f64}},
 #include "isa.def"
 #undef ISA
 };
@@ -68,7 +68,7 @@ const fsm_isa *fsm_active_isa(void) {
         chosen = best + 1;
         atomic_store_explicit(&active, chosen, memory_order_relaxed);
     }
-    return fsm_isas[chosen - 1];
+    return &fsm_isas[chosen - 1];
 }
 
 void fsm_activate_isa(int isa) {

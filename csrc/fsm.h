@@ -156,7 +156,7 @@ FSM_INLINE_ ptrdiff_t fsm_strips(ptrdiff_t columns, ptrdiff_t strip) {
 
 typedef struct {
     const char *name;
-    fsm_kernel *kernels[FSM_OPS][FSM_DTYPES];
+    fsm_kernel *const *kernels[FSM_DTYPES]; /* FSM_OPS each */
 } fsm_isa;
 
 /* A sum as hi + lo. */
@@ -173,7 +173,7 @@ FSM_INLINE fsm_sum fsm_two_sum(fsm_sum a, fsm_sum b) {
 }
 
 /* dispatch.c */
-extern const fsm_isa *const fsm_isas[]; /* those built for this architecture, best first */
+extern const fsm_isa fsm_isas[]; /* those built for this architecture, best first */
 extern const int fsm_isa_count;
 bool fsm_isa_usable(int isa);
 const fsm_isa *fsm_active_isa(void);

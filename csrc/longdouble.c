@@ -17,8 +17,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "half.h"
-#include "walk.h"
+#include "arrays/half.h"
+#include "arrays/strides.h"
 
 /* A sum as hi + lo. */
 typedef struct {

@@ -59,13 +59,13 @@ cdef extern from "fsm.h" nogil:
     ctypedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) noexcept
     ctypedef struct fsm_isa:
         const char *name
-        fsm_kernel *(*kernels)[2]
+        fsm_kernel *const *kernels[2]
     ptrdiff_t FSM_STRIP(int dtype)
     int FSM_OPS, FSM_F32, FSM_F64, FSM_X, FSM_Y, FSM_MASK, FSM_WEIGHT, FSM_SIGN, FSM_SAVED, FSM_TARGET, FSM_LOSS
     int FSM_STORAGE_f16, FSM_STORAGE_bf16, FSM_STORAGE_f32, FSM_STORAGE_f64, FSM_STORAGE_longdouble
     int FSM_STORAGE_boolean, FSM_STORAGE_i8, FSM_STORAGE_u8, FSM_STORAGE_i16, FSM_STORAGE_u16
     int FSM_STORAGE_i32, FSM_STORAGE_u32, FSM_STORAGE_i64, FSM_STORAGE_u64
-    const fsm_isa *const *fsm_isas
+    const fsm_isa *fsm_isas
     int fsm_isa_count
     bint fsm_isa_usable(int isa)
     const fsm_isa *fsm_active_isa()
@@ -83,7 +83,7 @@ cdef extern from "fsm.h" nogil:
     void fsm_set_num_threads(int threads)
     void fsm_limit_num_threads(int threads)
 
-cdef extern from "walk.h" nogil:
+cdef extern from "arrays/strides.h" nogil:
     enum:
         FSM_MOST_INTEGERS
     void fsm_load_integers(const fsm_operand *operand, const char *at, ptrdiff_t step, ptrdiff_t count, int64_t *to)
@@ -223,7 +223,7 @@ cpdef normalize(
         memset(joined, axis < 0, sizeof(joined))
         joined[max(axis, 0)] = True
         describe(&args, dtype, a, (a, y, None, None, None, b), joined)
-    run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
+    run(fsm_active_isa().kernels[dtype][op], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y
 
 
@@ -301,7 +301,7 @@ cpdef reduce(int op, x, axis_of_x, keepdims, out, dtype_of_result, where, temper
         kept = list(x.shape)
         kept[axis] = 1
         describe(&args, dtype, a, (a, y.reshape(kept)), joined)
-    run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
+    run(fsm_active_isa().kernels[dtype][op], dtype, &args, cnp.PyArray_SIZE(a), threads)
     return y if ndim > 0 else PyArray_Scalar(&scalar, cnp.PyArray_DESCR(a), None)
 
 
@@ -368,7 +368,7 @@ cpdef loss_of_labels(int op, logits, target, axis_of_logits, tuple options, out,
     describe_rows(&args, cnp.PyArray_DIM(a, axis), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
     one_a_row(&args, FSM_TARGET, cnp.PyArray_ITEMSIZE(t))
     one_a_row(&args, FSM_LOSS, sizeof(double))
-    run(fsm_active_isa().kernels[op][dtype], dtype, &args, cnp.PyArray_SIZE(a), threads)
+    run(fsm_active_isa().kernels[dtype][op], dtype, &args, cnp.PyArray_SIZE(a), threads)
 
     if reduction == "none":
         result = (losses if dtype == FSM_F64 else singles(losses))[()]
@@ -514,7 +514,7 @@ def compute(
         args.divisible = False
         kernel = fsm_longdouble_kernels[op]
     else:
-        kernel = fsm_active_isa().kernels[op][dtype]
+        kernel = fsm_active_isa().kernels[dtype][op]
     run(kernel, dtype, &args, cnp.PyArray_SIZE(a), threads)
 
 

@@ -86,9 +86,9 @@ class Driver:
             directory = self._temporary.name
         build = Path(directory)
         build.mkdir(parents=True, exist_ok=True)
-        flags = {f"isa/{isa}.c": extra for isa, extra in isa_flags(machine).items()}
-        if machine == "aarch64":
-            flags["isa/sve.c"] = SVE_FLAGS
+        of_isa = isa_flags(machine) | ({"sve": SVE_FLAGS} if machine == "aarch64" else {})
+        precisions = setup_table("PRECISIONS")
+        flags = {f"isa/{isa}_{precision}.c": extra for isa, extra in of_isa.items() for precision in precisions}
         sources = {csrc / source: extra for source, extra in flags.items()}
         sources |= {ROOT / source: [] for source in [*setup_table("PORTABLE_SOURCES"), "tests/native/driver.c"]}
         probe = f'-DFSM_PROBE="{ROOT / "tests/native/probe.h"}"'

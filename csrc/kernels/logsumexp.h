@@ -1,15 +1,19 @@
 /* logsumexp: m + log1p(T/e), by log_family.h. With weights w, m + log|w_m| + log|1 + T/e|, where the maximum's own
  * weight w_m is in e, and the sign of the sum as a second result. */
+#ifndef FSM_KERNELS_LOGSUMEXP_H
+#define FSM_KERNELS_LOGSUMEXP_H
+
+#include "reduction.h"
 
 /* log of a sum of weighted exponentials, and its sign. */
-FSM_INLINE_ double FN(log_weighted)(const FN(log_state) * s, int j, double *sign) {
-    const int flags = s->flags[j], both = FN(HAS_INF) | FN(HAS_MINUS_INF);
-    if (flags & FN(HAS_NAN) || (flags & both) == both) {
+FSM_INLINE_ double log_weighted(const log_state_t *s, int j, double *sign) {
+    const int flags = s->flags[j], both = HAS_INF | HAS_MINUS_INF;
+    if (flags & HAS_NAN || (flags & both) == both) {
         *sign = NAN;
         return NAN;
     }
     if (flags) {
-        *sign = flags == FN(HAS_INF) ? 1 : -1;
+        *sign = flags == HAS_INF ? 1 : -1;
         return INFINITY;
     }
     if (s->max[j] == -INFINITY) {
@@ -27,14 +31,14 @@ FSM_INLINE_ double FN(log_weighted)(const FN(log_state) * s, int j, double *sign
     return s->max[j] + (fabs(u) < 0.5 ? fsm_log(size) + fsm_log1p(u) : fsm_log(size * fabs(1 + u)));
 }
 
-static void FN(logsumexp_finish)(const FN(group) * g, int t, const FN(log_state) * s) {
+static void logsumexp_finish(const group_t *g, int t, const log_state_t *s) {
     const bool weighted = g->args->operands[FSM_WEIGHT].data, signs = g->args->operands[FSM_SIGN].data;
-    const int count = FN(entries)(g, t);
+    const int count = rows_in_tile(g, t);
     double results[LANES], sign[LANES], tails[LANES];
-    FN(log_tails)(s, count, tails);
+    log_tails(s, count, tails);
     if (weighted) {
         for (int j = 0; j < count; j++) {
-            results[j] = FN(log_weighted)(s, j, &sign[j]);
+            results[j] = log_weighted(s, j, &sign[j]);
             if (!signs && sign[j] < 0)
                 results[j] = NAN;
         }
@@ -46,32 +50,34 @@ static void FN(logsumexp_finish)(const FN(group) * g, int t, const FN(log_state)
         }
         for (int j = 0; flags && j < count; j++)
             if (s->flags[j])
-                results[j] = s->flags[j] & FN(HAS_NAN) ? NAN : INFINITY;
+                results[j] = s->flags[j] & HAS_NAN ? NAN : INFINITY;
         for (int j = 0; signs && j < count; j++)
             sign[j] = isnan(results[j]) ? NAN : results[j] > -INFINITY;
     }
-    FN(store_reduced)(g, FSM_Y, t, results);
+    store_reduced(g, FSM_Y, t, results);
     if (signs)
-        FN(store_reduced)(g, FSM_SIGN, t, sign);
+        store_reduced(g, FSM_SIGN, t, sign);
 }
 
-static void FN(logsumexp_rows)(const FN(group) * g) {
-    FN(reduce_rows)(g, g->args->operands[FSM_WEIGHT].data ? FN(WEIGHTED) : FN(SUMS), FN(logsumexp_finish));
+static void logsumexp_rows(const group_t *g) {
+    reduce_rows(g, g->args->operands[FSM_WEIGHT].data ? WEIGHTED : SUMS, logsumexp_finish);
 }
 
-static void FN(logsumexp_short_rows)(const FN(group) * g) {
-    FN(reduce_short_rows)(g, FN(logsumexp_finish));
+static void logsumexp_short_rows(const group_t *g) {
+    reduce_short_rows(g, logsumexp_finish);
 }
 
-static void FN(logsumexp_columns)(const FN(group) * g) {
-    FN(reduce_columns)(g, g->args->operands[FSM_WEIGHT].data ? FN(WEIGHTED) : FN(SUMS), FN(logsumexp_finish));
+static void logsumexp_columns(const group_t *g) {
+    reduce_columns(g, g->args->operands[FSM_WEIGHT].data ? WEIGHTED : SUMS, logsumexp_finish);
 }
 
-static void FN(logsumexp)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    FN(plan) plan = REDUCTION_PLAN;
+static void logsumexp(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    plan_t plan = REDUCTION_PLAN;
     if (args->operands[FSM_WEIGHT].data)
         plan.room -= SPARE_AT;
     else
-        plan.short_rows = IF_PARTS_PAY(FN(logsumexp_short_rows));
-    FN(each_group)(args, begin, end, scratch, plan, FN(logsumexp_rows), FN(logsumexp_columns));
+        plan.short_rows = IF_PARTS_PAY(logsumexp_short_rows);
+    each_group(args, begin, end, scratch, plan, logsumexp_rows, logsumexp_columns);
 }
+
+#endif

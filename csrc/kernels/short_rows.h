@@ -17,6 +17,10 @@
  *   log_softmax                                    0.62         0.77
  *   logsumexp                                      0.70         0.78
  *   cross_entropy_with_grad                        0.52         0.86 */
+#ifndef FSM_KERNELS_SHORT_ROWS_H
+#define FSM_KERNELS_SHORT_ROWS_H
+
+#include "tile.h"
 
 /* Numbers that a batch may take: a row may need so many, and what is next to its lanes may be looked at. */
 #define BATCH_ROOM (FSM_MOST_BLOCKS * (LANES + 1) * LANES)
@@ -25,16 +29,16 @@
 typedef struct {
     ptrdiff_t n, rows;
     int parts, blocks;
-} FN(batch);
+} batch_t;
 
 /* The batch from row r on. */
-FSM_INLINE_ FN(batch) FN(batch_of)(const FN(group) * g, ptrdiff_t r, const int parts, const int blocks) {
+FSM_INLINE_ batch_t batch_of(const group_t *g, ptrdiff_t r, const int parts, const int blocks) {
     const ptrdiff_t left = g->rows - r;
-    return (FN(batch)){g->args->n, left < LANES ? left : LANES, parts, blocks};
+    return (batch_t){g->args->n, left < LANES ? left : LANES, parts, blocks};
 }
 
 /* Fewer rows than share a block; the last of them stands for those that are not there. */
-FSM_OUTLINE_ vec FN(load_last)(const real *p, ptrdiff_t rows, ptrdiff_t n, int parts, real fill) {
+FSM_OUTLINE_ vec load_last(const real *p, ptrdiff_t rows, ptrdiff_t n, int parts, real fill) {
     real room[LANES];
     for (int i = 0; i < parts; i++)
         memcpy(room + i * n, p + (i < rows ? i : rows - 1) * n, (size_t)n * sizeof *p);
@@ -42,36 +46,36 @@ FSM_OUTLINE_ vec FN(load_last)(const real *p, ptrdiff_t rows, ptrdiff_t n, int p
 }
 
 /* The block of rows from r on of those that begin at p. Asks for what is 4 KB on. */
-FSM_INLINE vec FN(load_short)(const real *p, FN(batch) batch, ptrdiff_t r, real fill) {
+FSM_INLINE vec load_short(const real *p, batch_t batch, ptrdiff_t r, real fill) {
     p += r * batch.n;
-    FN(prefetch_block)(p + 4096 / sizeof(real));
+    prefetch_block(p + 4096 / sizeof(real));
     if (batch.rows - r < batch.parts)
-        return FN(load_last)(p, batch.rows - r, batch.n, batch.parts, fill);
+        return load_last(p, batch.rows - r, batch.n, batch.parts, fill);
     return batch.n * batch.parts == LANES ? vec_load(p) : vec_load_parts(p, batch.n, batch.parts, fill);
 }
 
 /* Elements of block k of a row of several: LANES, or less in the second half. */
-FSM_INLINE_ ptrdiff_t FN(count_in_block)(FN(batch) batch, const int k) {
+FSM_INLINE_ ptrdiff_t count_in_block(batch_t batch, const int k) {
     const ptrdiff_t left = batch.n - k * LANES;
     return k < batch.blocks / 2 || left >= LANES ? LANES : left < 0 ? 0 : left;
 }
 
 /* Block k of row r of those that begin at p, or of its `parts` and the next ones. */
-FSM_INLINE vec FN(load_short_block)(const real *p, FN(batch) batch, ptrdiff_t r, const int k, real fill) {
+FSM_INLINE vec load_short_block(const real *p, batch_t batch, ptrdiff_t r, const int k, real fill) {
     if (batch.blocks == 1)
-        return FN(load_short)(p, batch, r, fill);
-    const ptrdiff_t count = FN(count_in_block)(batch, k);
+        return load_short(p, batch, r, fill);
+    const ptrdiff_t count = count_in_block(batch, k);
     p += r * batch.n + k * LANES;
-    FN(prefetch_block)(p + 4096 / sizeof(real));
+    prefetch_block(p + 4096 / sizeof(real));
     return count == LANES ? vec_load(p) : vec_load_n(p, count, fill);
 }
 
 /* The maxima of the rows at p; also where there are none. */
-FSM_INLINE void FN(batch_maxima)(const real *p, FN(batch) batch, real *max) {
+FSM_INLINE void batch_maxima(const real *p, batch_t batch, real *max) {
     for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts) {
-        vec most = FN(load_short_block)(p, batch, r, 0, -(real)INFINITY);
+        vec most = load_short_block(p, batch, r, 0, -(real)INFINITY);
         FSM_EACH_BLOCK(k, batch.blocks - 1)
-            most = vec_max(most, FN(load_short_block)(p, batch, r, k + 1, -(real)INFINITY));
+            most = vec_max(most, load_short_block(p, batch, r, k + 1, -(real)INFINITY));
         vec_max_parts(most, batch.parts, max + r);
     }
     for (ptrdiff_t r = batch.rows; r < LANES; r++)
@@ -79,7 +83,7 @@ FSM_INLINE void FN(batch_maxima)(const real *p, FN(batch) batch, real *max) {
 }
 
 /* Puts the block of rows from r on where it belongs among BATCH_ROOM numbers; overwrites what follows. */
-FSM_INLINE void FN(store_short)(real *p, FN(batch) batch, ptrdiff_t r, vec a) {
+FSM_INLINE void store_short(real *p, batch_t batch, ptrdiff_t r, vec a) {
     p += r * batch.n;
     if (batch.n * batch.parts == LANES)
         vec_store(p, a);
@@ -89,12 +93,12 @@ FSM_INLINE void FN(store_short)(real *p, FN(batch) batch, ptrdiff_t r, vec a) {
 
 /* Block k of row r, or of its `parts`, to where it belongs among the rows at p; may overwrite what follows rows of up
  * to a block. */
-FSM_INLINE void FN(store_short_block)(real *p, FN(batch) batch, ptrdiff_t r, const int k, vec a) {
+FSM_INLINE void store_short_block(real *p, batch_t batch, ptrdiff_t r, const int k, vec a) {
     if (batch.blocks == 1) {
-        FN(store_short)(p, batch, r, a);
+        store_short(p, batch, r, a);
         return;
     }
-    const ptrdiff_t count = FN(count_in_block)(batch, k);
+    const ptrdiff_t count = count_in_block(batch, k);
     p += r * batch.n + k * LANES;
     if (count == LANES)
         vec_store(p, a);
@@ -103,26 +107,26 @@ FSM_INLINE void FN(store_short_block)(real *p, FN(batch) batch, ptrdiff_t r, con
 }
 
 /* The results of a batch, to y, unless they are there. */
-FSM_INLINE_ void FN(store_batch)(const FN(group) * g, ptrdiff_t first, FN(batch) batch, const real *results) {
+FSM_INLINE_ void store_batch(const group_t *g, ptrdiff_t first, batch_t batch, const real *results) {
     const ptrdiff_t count = batch.rows * batch.n;
-    real *y = FN(in_place)(g, FSM_Y, first, 0);
-    if (FN(stream_of)(g))
-        FN(stream_copy)(FN(stream_of)(g), y, results, count);
+    real *y = element_at(g, FSM_Y, first, 0);
+    if (stream_of(g))
+        stream_copy(stream_of(g), y, results, count);
     else if (results != y)
         memcpy(y, results, (size_t)count * sizeof *results);
 }
 
 /* Where the results of a batch are put: at once in y, or, those of rows that share blocks, or are streamed, in `room`,
  * from where store_batch() takes them. There they move to its beginning, so they may be what they are made of. */
-FSM_INLINE_ real *FN(batch_results)(const FN(group) * g, ptrdiff_t first, FN(batch) batch, real *room) {
-    return batch.blocks > 1 && !FN(stream_of)(g) ? FN(in_place)(g, FSM_Y, first, 0) : room;
+FSM_INLINE_ real *batch_results(const group_t *g, ptrdiff_t first, batch_t batch, real *room) {
+    return batch.blocks > 1 && !stream_of(g) ? element_at(g, FSM_Y, first, 0) : room;
 }
 
 /* A statement in which `parts` and `blocks` are constants, for the rows of g. */
 #define WITH_PARTS(g, statement)                                                                                       \
     do {                                                                                                               \
         const ptrdiff_t needed = ((g)->args->n - 1) / LANES + 1;                                                       \
-        const int most = FN(parts_of)((g)->args->n, (g)->rows);                                                        \
+        const int most = parts_of((g)->args->n, (g)->rows);                                                        \
         if (most == 8) {                                                                                               \
             enum { parts = 8, blocks = 1 };                                                                            \
             statement;                                                                                                 \
@@ -143,3 +147,5 @@ FSM_INLINE_ real *FN(batch_results)(const FN(group) * g, ptrdiff_t first, FN(bat
             statement;                                                                                                 \
         }                                                                                                              \
     } while (0)
+
+#endif

@@ -3,6 +3,12 @@
  * Three sweeps over a row: the maximum of x, unless that can be guessed; e = exp(x), kept in y or in the scratch, and
  * the sum; y = e/S. Short rows, long rows and columns: see there. A row whose sum is NaN, or whose maximum is infinite
  * (all -inf, or a +inf), is special: fill_row(). */
+#ifndef FSM_KERNELS_SOFTMAX_H
+#define FSM_KERNELS_SOFTMAX_H
+
+#include "log_family.h"
+#include "shares.h"
+#include "short_rows.h"
 
 #define SOFTMAX_TILES FSM_MOST_STRIPS
 
@@ -14,29 +20,29 @@ _Static_assert(SOFTMAX_ROOM * sizeof(real) % 64 == 0, "lanes are aligned");
  * x). */
 typedef struct {
     real row_max; /* of a row */
-    FN(exp_frame) frame;
+    exp_frame_t frame;
     bool careful;
-} FN(softmax_plan);
+} softmax_plan_t;
 
 /* Of -inf alone the sum is 0, unless a NaN is there too: its frame is that of 0. */
-FSM_INLINE FN(softmax_plan) FN(softmax_plan_of)(FN(range) range, FN(beta) beta, bool columns) {
+FSM_INLINE softmax_plan_t softmax_plan_of(range_t range, beta_t beta, bool columns) {
     const bool scaled = beta.scaled;
     if (!columns) {
         const real max = vec_hmax(range.max), finite_max = isfinite(max) ? max : 0;
-        const real shift = FN(in_direct_range)(finite_max * beta.hi) ? 0 : finite_max;
-        return (FN(softmax_plan)){max, FN(exp_frame_of)(vec_set1(finite_max), vec_set1(shift), beta),
-                                  scaled || shift != 0 || FN(range_has_subnormal)(range)};
+        const real shift = in_direct_range(finite_max * beta.hi) ? 0 : finite_max;
+        return (softmax_plan_t){max, exp_frame_of(vec_set1(finite_max), vec_set1(shift), beta),
+                                  scaled || shift != 0 || range_has_subnormal(range)};
     }
-    const vec zero = vec_set1(0), max = FN(finite_or)(range.max, zero);
-    const vec shift = FN(shift_of)(max, beta);
-    return (FN(softmax_plan)){0, FN(exp_frame_of)(max, shift, beta), scaled || vec_any_lt(zero, vec_abs(shift))};
+    const vec zero = vec_set1(0), max = finite_or(range.max, zero);
+    const vec shift = shift_of(max, beta);
+    return (softmax_plan_t){0, exp_frame_of(max, shift, beta), scaled || vec_any_lt(zero, vec_abs(shift))};
 }
 
 /* What e is multiplied by. */
-FSM_INLINE FN(divisor) FN(softmax_divisor)(fsm_sum sum) {
+FSM_INLINE divisor_t softmax_divisor(fsm_sum sum) {
     real hi, lo;
-    FN(sum_reciprocal)(sum, 1, &hi, &lo);
-    return (FN(divisor)){vec_set1(hi), vec_set1(lo)};
+    sum_reciprocal(sum, 1, &hi, &lo);
+    return (divisor_t){vec_set1(hi), vec_set1(lo)};
 }
 
 /* ---- guesses
@@ -60,51 +66,51 @@ FSM_INLINE FN(divisor) FN(softmax_divisor)(fsm_sum sum) {
 
 /* The x whose e is 2^above times 2^k. Larger x become this one, and so may a NaN: the sum is then above E_FACTOR *
  * 2^(above - 1), where a half is left for the rounding of x. */
-FSM_INLINE vec FN(most_x)(const FN(exp_frame) * frame, real above) {
+FSM_INLINE vec most_x(const exp_frame_t *frame, real above) {
     return vec_add(frame->low, vec_set1((LOWEST + above) * LN2));
 }
 
 /* Whether a guess may be near: at twice the maximum rows would still need no shift. */
-FSM_INLINE bool FN(may_be_guessed)(const FN(softmax_plan) * plan) {
-    return !plan->careful && FN(in_direct_range)(2 * plan->row_max);
+FSM_INLINE bool may_be_guessed(const softmax_plan_t *plan) {
+    return !plan->careful && in_direct_range(2 * plan->row_max);
 }
 
 /* Whether an element of the block from x[at] on, of n elements, is subnormal, or 0; moves `at` on to the next block.
  * Those cost nothing but time, so rows, or chunks, that take a guess are not searched for them, but one block of each
  * is looked at, afterwards, when it is in L1: ahead of the sweep it would be waited for. */
-FSM_INLINE bool FN(has_subnormal_at)(const real *x, ptrdiff_t n, ptrdiff_t *at) {
+FSM_INLINE bool has_subnormal_at(const real *x, ptrdiff_t n, ptrdiff_t *at) {
     const ptrdiff_t begin = *at < n ? *at : 0;
     *at = begin + LANES;
-    return vec_any_lt(vec_abs(FN(load_rest)(x + begin, n - begin, 1)), vec_set1(MIN_NORMAL));
+    return vec_any_lt(vec_abs(load_rest(x + begin, n - begin, 1)), vec_set1(MIN_NORMAL));
 }
 
 /* ---- rows that lie ready, or are in the scratch */
 
 typedef struct {
     const real *e;
-    FN(divisor) divisor;
-} FN(softmax_quotient);
+    divisor_t divisor;
+} softmax_quotient_t;
 
-FSM_INLINE void FN(softmax_results)(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
-    const FN(softmax_quotient) *quotient = of;
-    FN(quotients)(quotient->e + begin, to, count, quotient->divisor, NULL, stream);
+FSM_INLINE void softmax_results(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
+    const softmax_quotient_t *quotient = of;
+    quotients(quotient->e + begin, to, count, quotient->divisor, NULL, stream);
 }
 
 /* The sum of row r, whose e go to `e`, which may be x. `most`, of a plan that is not careful: see most_x(). Rows of
  * several chunks that have to be loaded are asked for ahead: (128, 32000) float16 takes 0.35 ns an element instead of
  * 0.48 (AVX-512, Zen 5). */
-FSM_INLINE fsm_sum FN(softmax_row_sum)(const FN(group) * g, ptrdiff_t r, const real *x, real *e,
-                                       const FN(softmax_plan) * plan, const vec *most) {
+FSM_INLINE fsm_sum softmax_row_sum(const group_t *g, ptrdiff_t r, const real *x, real *e,
+                                       const softmax_plan_t *plan, const vec *most) {
     const ptrdiff_t n = g->args->n;
     fsm_sum sum = {0, 0};
     for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
         if (n > FSM_CHUNK && !g->x_ready)
-            FN(prefetch_row)(g, r + 1, c, count);
+            prefetch_row(g, r + 1, c, count);
         const fsm_sum chunk = plan->careful
-                                  ? FN(sum_row)(x + c, e + c, count, -1, NULL, &plan->frame, FN(CAREFUL))
-                                  : FN(sum_row_body)(x + c, e + c, count, -1, NULL, plan->frame, FN(PLAIN), most);
-        sum = FN(sum_merge)(sum, chunk);
+                                  ? sum_row(x + c, e + c, count, -1, NULL, &plan->frame, CAREFUL)
+                                  : sum_row_body(x + c, e + c, count, -1, NULL, plan->frame, PLAIN, most);
+        sum = sum_merge(sum, chunk);
     }
     return sum;
 }
@@ -120,7 +126,7 @@ FSM_INLINE fsm_sum FN(softmax_row_sum)(const FN(group) * g, ptrdiff_t r, const r
  * Rows of one chunk that are searched are looked at one ahead: the first sweep of the next fills the time that the end
  * of a sum and the division take, and brings the row into L1. (64, 1000) float32 took 0.22 ns an element instead of
  * 0.25 when all were (AVX-512, Zen 5). */
-static void FN(softmax_whole_rows)(const FN(group) * g) {
+static void softmax_whole_rows(const group_t *g) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n;
     const char *x = g->x_ready ? g->row.at[FSM_X] : (char *)g->scratch;
@@ -128,68 +134,68 @@ static void FN(softmax_whole_rows)(const FN(group) * g) {
     const ptrdiff_t pitch = g->pitch * (ptrdiff_t)sizeof(real);
     const ptrdiff_t x_stride = g->x_ready ? args->operands[FSM_X].across : pitch;
     const ptrdiff_t y_stride = g->y_ready ? args->operands[FSM_Y].across : pitch;
-    FN(stream) *stream = n <= FSM_CHUNK && args->flush_below == 0 ? FN(stream_of)(g) : NULL;
+    stream_t *stream = n <= FSM_CHUNK && args->flush_below == 0 ? stream_of(g) : NULL;
     char special[LANES] = {0}; /* of rows that are stored later: 1: NaN, 2: all -inf */
-    FN(softmax_plan) plan, next;
+    softmax_plan_t plan, next;
     double last = NAN;       /* plan.row_max */
     ptrdiff_t searched = -1; /* the row that `next` is of */
     ptrdiff_t looked_at = 0;
     int alike = 0;
     if (!g->x_ready)
-        FN(load_group)(g, 0, n);
+        load_group(g, 0, n);
     for (ptrdiff_t r = 0; r < g->rows; r++) {
         const real *row_x = (const real *)(x + r * x_stride);
         real *row_y = (real *)(y + r * y_stride);
-        real *e = !stream ? row_y : g->x_ready ? g->scratch + FN(within_line)(row_y) : (real *)row_x;
+        real *e = !stream ? row_y : g->x_ready ? g->scratch + within_line(row_y) : (real *)row_x;
         const bool guess = alike >= ALIKE_ROWS;
         fsm_sum sum = {0, 0};
         if (guess) {
-            const vec most = FN(most_x)(&plan.frame, MOST_ABOVE);
-            sum = FN(softmax_row_sum)(g, r, row_x, e, &plan, &most);
-            if (FN(has_subnormal_at)(row_x, n, &looked_at))
+            const vec most = most_x(&plan.frame, MOST_ABOVE);
+            sum = softmax_row_sum(g, r, row_x, e, &plan, &most);
+            if (has_subnormal_at(row_x, n, &looked_at))
                 alike = 0;
         }
         if (!(sum.hi > LEAST_SUM && sum.hi < E_FACTOR * fsm_two_to(MOST_ABOVE - 1))) {
             if (searched < r)
-                next = FN(softmax_plan_of)(FN(range_row)(row_x, n, NULL), g->beta, false);
-            const bool near = FN(may_be_guessed)(&next) && fabs(next.row_max - last) < ALIKE_WITHIN;
+                next = softmax_plan_of(range_row(row_x, n, NULL), g->beta, false);
+            const bool near = may_be_guessed(&next) && fabs(next.row_max - last) < ALIKE_WITHIN;
             alike = guess || !near || e == row_x ? 0 : alike + 1;
             plan = next;
             last = plan.row_max;
-            sum = FN(softmax_row_sum)(g, r, row_x, e, &plan, NULL);
+            sum = softmax_row_sum(g, r, row_x, e, &plan, NULL);
             if (n <= FSM_CHUNK && alike < ALIKE_ROWS && r + 1 < g->rows) {
                 next =
-                    FN(softmax_plan_of)(FN(range_row)((const real *)(x + (r + 1) * x_stride), n, NULL), g->beta, false);
+                    softmax_plan_of(range_row((const real *)(x + (r + 1) * x_stride), n, NULL), g->beta, false);
                 searched = r + 1;
             }
             if (!isfinite(plan.row_max) || isnan(sum.hi)) {
                 const bool all_neg_inf = plan.row_max == -(real)INFINITY && !isnan(sum.hi);
                 if (g->y_ready)
-                    FN(fill_row)(g, r, all_neg_inf, 0);
+                    fill_row(g, r, all_neg_inf, 0);
                 else
                     special[r] = all_neg_inf ? 2 : 1;
                 continue;
             }
         }
-        const FN(softmax_quotient) quotient = {e, FN(softmax_divisor)(sum)};
-        FN(write_row)(stream, row_y, n, FN(softmax_results), &quotient);
+        const softmax_quotient_t quotient = {e, softmax_divisor(sum)};
+        write_row(stream, row_y, n, softmax_results, &quotient);
         if (args->flush_below > 0)
-            FN(flush_chunk)(row_y, n, (real)args->flush_below);
+            flush_chunk(row_y, n, (real)args->flush_below);
     }
     if (g->y_ready)
         return;
-    FN(store_group)(g, 0, n);
+    store_group(g, 0, n);
     for (ptrdiff_t r = 0; r < g->rows; r++)
         if (special[r])
-            FN(fill_row)(g, r, special[r] == 2, 0);
+            fill_row(g, r, special[r] == 2, 0);
 }
 
 /* The e that gives 0 for certain: 2^-172 of the power of two of the maximum, or of the guess if that is larger. Those
  * that are smaller, as the maximum is larger than the guess, might become subnormal in a product with 1/S. */
-FSM_INLINE vec FN(softmax_least)(vec max, const FN(exp_frame) * guess, FN(beta) beta) {
-    const vec finite = FN(finite_or)(max, vec_set1(0));
-    const FN(exp_frame) frame = FN(exp_frame_of)(finite, FN(shift_of)(finite, beta), beta);
-    const vec above = vec_sub(FN(exp_frame_k)(&frame), FN(exp_frame_k)(guess));
+FSM_INLINE vec softmax_least(vec max, const exp_frame_t *guess, beta_t beta) {
+    const vec finite = finite_or(max, vec_set1(0));
+    const exp_frame_t frame = exp_frame_of(finite, shift_of(finite, beta), beta);
+    const vec above = vec_sub(exp_frame_k(&frame), exp_frame_k(guess));
     return vec_mul(vec_set1(EXP_SCALE), vec_pow2(vec_add(vec_set1(ROUND_TO_INT + 1), vec_max(above, vec_set1(0)))));
 }
 
@@ -201,35 +207,35 @@ typedef struct {
     real magic[LANES], low[LANES]; /* the frames of the exponentials */
     double hi[LANES], lo[LANES];   /* sums */
     real e[BATCH_ROOM];            /* then the results */
-} FN(short_terms);
+} short_terms_t;
 
 /* The frames of rows that need no shift. False: one does, or its maximum is not finite. `alike`: whether the maxima lie
  * near each other. */
-FSM_INLINE bool FN(softmax_frames)(const real *x, FN(batch) batch, FN(beta) beta, FN(short_terms) * terms,
+FSM_INLINE bool softmax_frames(const real *x, batch_t batch, beta_t beta, short_terms_t *terms,
                                    bool *alike) {
     real max[LANES];
-    FN(batch_maxima)(x, batch, max);
+    batch_maxima(x, batch, max);
     real high = max[0], low = max[0];
     for (ptrdiff_t r = 0; r < LANES; r++) {
         high = max[r] > high ? max[r] : high;
         low = max[r] < low ? max[r] : low;
     }
-    const FN(exp_frame) frame = FN(exp_frame_of)(vec_load(max), vec_set1(0), beta);
+    const exp_frame_t frame = exp_frame_of(vec_load(max), vec_set1(0), beta);
     vec_store(terms->magic, frame.magic);
     vec_store(terms->low, frame.low);
     terms->limit = high + GUESS_LOW / beta.hi;
     high *= beta.hi;
     low *= beta.hi;
-    *alike = high - low < GUESS_LOW && FN(in_direct_range)(2 * high) && FN(in_direct_range)(2 * low);
-    return FN(in_direct_range)(high) && FN(in_direct_range)(low);
+    *alike = high - low < GUESS_LOW && in_direct_range(2 * high) && in_direct_range(2 * low);
+    return in_direct_range(high) && in_direct_range(low);
 }
 
 /* Exponentials and sums. `same`: in the frame of row 0. False: the frame of some row does not do for it. */
-FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta) beta, const bool same,
-                                        FN(short_terms) * terms) {
+FSM_INLINE bool softmax_short_terms(const real *x, batch_t batch, beta_t beta, const bool same,
+                                        short_terms_t *terms) {
     real *e = terms->e;
     vec most = vec_set1(-(real)INFINITY);
-    FN(exp_frame) frame = {vec_set1(terms->magic[0]), vec_set1(terms->low[0]), vec_set1(0), beta};
+    exp_frame_t frame = {vec_set1(terms->magic[0]), vec_set1(terms->low[0]), vec_set1(0), beta};
     for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts, e += batch.blocks * LANES) {
         if (!same) {
             frame.magic = vec_set_parts(terms->magic + r, batch.parts);
@@ -238,7 +244,7 @@ FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta)
         const vec zero = vec_set1(0);
         vec a[FSM_MOST_BLOCKS] = {zero, zero, zero, zero}, least = vec_set1(MIN_NORMAL), sum;
         FSM_EACH_BLOCK(k, batch.blocks) {
-            a[k] = FN(load_short_block)(x, batch, r, k, -(real)INFINITY);
+            a[k] = load_short_block(x, batch, r, k, -(real)INFINITY);
             most = same ? vec_max(most, a[k]) : most;
             least = vec_min(least, vec_abs(a[k]));
         }
@@ -250,17 +256,17 @@ FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta)
             for (int k = 0; k < FSM_MOST_BLOCKS; k++) {
                 to[k] = e + k * LANES;
                 from[k] = x + r * batch.n + k * LANES;
-                if (FN(count_in_block)(batch, k) < LANES) {
+                if (count_in_block(batch, k) < LANES) {
                     vec_store(to[k], a[k]);
                     from[k] = to[k];
                 }
             }
-            sum = FN(exp_and_add)(from, to, 4, &frame, careful);
+            sum = exp_and_add(from, to, 4, &frame, careful);
         } else {
-            FN(exp_blocks)(a, batch.blocks, &frame, careful);
+            exp_blocks(a, batch.blocks, &frame, careful);
             FSM_EACH_BLOCK(k, batch.blocks)
                 vec_store(e + k * LANES, a[k]);
-            sum = batch.blocks == 1 ? a[0] : FN(add_four)(a[0], a[1], a[2], a[3]);
+            sum = batch.blocks == 1 ? a[0] : add_four(a[0], a[1], a[2], a[3]);
         }
         vec_acc_fold_parts(vec_acc_of(sum), batch.parts, terms->hi + r, terms->lo + r);
     }
@@ -271,52 +277,52 @@ FSM_INLINE bool FN(softmax_short_terms)(const real *x, FN(batch) batch, FN(beta)
 }
 
 /* The results, and where they belong. */
-FSM_INLINE void FN(softmax_short_results)(const FN(group) * g, ptrdiff_t first, FN(batch) batch,
-                                          FN(short_terms) * terms) {
+FSM_INLINE void softmax_short_results(const group_t *g, ptrdiff_t first, batch_t batch,
+                                          short_terms_t *terms) {
     const real flush_below = (real)g->args->flush_below;
     const real *e = terms->e;
     real hi[LANES], lo[LANES];
     for (int i = 0; i < LANES; i++)
-        FN(sum_reciprocal)((fsm_sum){terms->hi[i], terms->lo[i]}, 1, &hi[i], &lo[i]);
-    real *results = FN(batch_results)(g, first, batch, terms->e);
+        sum_reciprocal((fsm_sum){terms->hi[i], terms->lo[i]}, 1, &hi[i], &lo[i]);
+    real *results = batch_results(g, first, batch, terms->e);
     for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts, e += batch.blocks * LANES) {
-        const FN(divisor) divisor = {vec_set_parts(hi + r, batch.parts), vec_set_parts(lo + r, batch.parts)};
+        const divisor_t divisor = {vec_set_parts(hi + r, batch.parts), vec_set_parts(lo + r, batch.parts)};
         FSM_EACH_BLOCK(k, batch.blocks) {
-            const vec a = FN(quotient)(vec_load(e + k * LANES), divisor);
-            FN(store_short_block)(results, batch, r, k, a);
+            const vec a = quotient(vec_load(e + k * LANES), divisor);
+            store_short_block(results, batch, r, k, a);
         }
     }
     if (flush_below > 0)
-        FN(flush_chunk)(results, batch.rows * batch.n, flush_below);
-    FN(store_batch)(g, first, batch, results);
+        flush_chunk(results, batch.rows * batch.n, flush_below);
+    store_batch(g, first, batch, results);
 }
 
 /* Rows of one array are mostly alike: if the maxima of a batch lie near each other, the next batch takes its frame,
  * which spares it the maxima. No bit depends on that, as k changes none. A batch with a row that needs more than this
  * is done row by row. */
-FSM_INLINE void FN(softmax_batches)(const FN(group) * g, const int parts, const int blocks) {
-    FN(short_terms) terms;
+FSM_INLINE void softmax_batches(const group_t *g, const int parts, const int blocks) {
+    short_terms_t terms;
     bool alike = false;
     for (ptrdiff_t i = 0; i < LANES; i++) { /* also of rows that are not there, whose reciprocals are harmless */
         terms.hi[i] = 1;
         terms.lo[i] = 0;
     }
     for (ptrdiff_t r = 0; r < g->rows; r += LANES) {
-        const FN(batch) batch = FN(batch_of)(g, r, parts, blocks);
-        const real *x = FN(in_place)(g, FSM_X, r, 0);
-        if ((alike && FN(softmax_short_terms)(x, batch, g->beta, true, &terms)) ||
-            (FN(softmax_frames)(x, batch, g->beta, &terms, &alike) &&
-             FN(softmax_short_terms)(x, batch, g->beta, false, &terms))) {
-            FN(softmax_short_results)(g, r, batch, &terms);
+        const batch_t batch = batch_of(g, r, parts, blocks);
+        const real *x = element_at(g, FSM_X, r, 0);
+        if ((alike && softmax_short_terms(x, batch, g->beta, true, &terms)) ||
+            (softmax_frames(x, batch, g->beta, &terms, &alike) &&
+             softmax_short_terms(x, batch, g->beta, false, &terms))) {
+            softmax_short_results(g, r, batch, &terms);
             continue;
         }
-        const FN(group) others = FN(part_of_group)(g, r, batch.rows);
-        FN(softmax_whole_rows)(&others);
+        const group_t others = part_of_group(g, r, batch.rows);
+        softmax_whole_rows(&others);
     }
 }
 
-static void FN(softmax_short_rows)(const FN(group) * g) {
-    WITH_PARTS(g, FN(softmax_batches)(g, parts, blocks));
+static void softmax_short_rows(const group_t *g) {
+    WITH_PARTS(g, softmax_batches(g, parts, blocks));
 }
 
 /* ---- long rows
@@ -337,60 +343,60 @@ typedef struct {
     fsm_sum sum;
     real max, k;
     bool careful, shifted;
-} FN(softmax_part);
+} softmax_part_t;
 
 /* The first sweep of a segment, or the second of all. */
 typedef struct {
     ptrdiff_t first; /* chunk of the segment */
-    FN(softmax_part) * parts;
-    const FN(exp_frame) * frame; /* of all chunks; or NULL, then each has its own */
-    const FN(share_terms) * terms;
-} FN(softmax_long);
+    softmax_part_t *parts;
+    const exp_frame_t *frame; /* of all chunks; or NULL, then each has its own */
+    const share_terms_t *terms;
+} softmax_long_t;
 
 /* Chunk i of x, loaded if need be, and the number of its elements. */
-FSM_INLINE_ const real *FN(long_chunk)(const FN(group) * g, ptrdiff_t i, ptrdiff_t *count) {
+FSM_INLINE_ const real *long_chunk(const group_t *g, ptrdiff_t i, ptrdiff_t *count) {
     const ptrdiff_t begin = i * FSM_CHUNK, left = g->args->n - begin;
     *count = left < FSM_CHUNK ? left : FSM_CHUNK;
     if (g->x_ready)
-        return FN(in_place)(g, FSM_X, 0, begin);
-    FN(load_group)(g, begin, *count);
+        return element_at(g, FSM_X, 0, begin);
+    load_group(g, begin, *count);
     return g->scratch;
 }
 
-static void FN(softmax_part_sums)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
-    const FN(softmax_long) *sweep = of;
+static void softmax_part_sums(const group_t *g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    const softmax_long_t *sweep = of;
     for (ptrdiff_t i = begin; i < end; i++) {
-        FN(softmax_part) *part = &sweep->parts[i - sweep->first];
+        softmax_part_t *part = &sweep->parts[i - sweep->first];
         ptrdiff_t count;
-        const real *x = FN(long_chunk)(g, i, &count);
-        FN(softmax_plan) plan = FN(softmax_plan_of)(FN(range_row)(x, count, NULL), g->beta, false);
+        const real *x = long_chunk(g, i, &count);
+        softmax_plan_t plan = softmax_plan_of(range_row(x, count, NULL), g->beta, false);
         if (sweep->frame)
             plan.frame = *sweep->frame;
         real k[LANES];
-        vec_store(k, FN(exp_frame_k)(&plan.frame));
+        vec_store(k, exp_frame_k(&plan.frame));
         part->max = plan.row_max;
         part->k = k[0];
         part->careful = plan.careful;
-        part->shifted = isfinite(plan.row_max) && !FN(in_direct_range)(plan.row_max * g->beta.hi);
+        part->shifted = isfinite(plan.row_max) && !in_direct_range(plan.row_max * g->beta.hi);
         part->sum = plan.careful || sweep->frame
-                        ? FN(sum_row)(x, NULL, count, -1, NULL, &plan.frame, FN(CAREFUL))
-                        : FN(sum_row_body)(x, NULL, count, -1, NULL, plan.frame, FN(PLAIN), NULL);
+                        ? sum_row(x, NULL, count, -1, NULL, &plan.frame, CAREFUL)
+                        : sum_row_body(x, NULL, count, -1, NULL, plan.frame, PLAIN, NULL);
     }
 }
 
-static void FN(softmax_part_results)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
-    const FN(softmax_long) *sweep = of;
+static void softmax_part_results(const group_t *g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
+    const softmax_long_t *sweep = of;
     const real flush_below = (real)g->args->flush_below;
     for (ptrdiff_t i = begin; i < end; i++) {
         ptrdiff_t count;
-        const real *x = FN(long_chunk)(g, i, &count);
-        real *y = g->y_ready ? FN(in_place)(g, FSM_Y, 0, i * FSM_CHUNK) : g->scratch;
-        const FN(share_row) row = {x, x, sweep->terms, FN(SHARES)};
-        FN(write_row)(flush_below == 0 ? FN(stream_of)(g) : NULL, y, count, FN(share_results), &row);
+        const real *x = long_chunk(g, i, &count);
+        real *y = g->y_ready ? element_at(g, FSM_Y, 0, i * FSM_CHUNK) : g->scratch;
+        const share_row_t row = {x, x, sweep->terms, SHARES};
+        write_row(flush_below == 0 ? stream_of(g) : NULL, y, count, share_results, &row);
         if (flush_below > 0)
-            FN(flush_chunk)(y, count, flush_below);
+            flush_chunk(y, count, flush_below);
         if (!g->y_ready)
-            FN(store_group)(g, i * FSM_CHUNK, count);
+            store_group(g, i * FSM_CHUNK, count);
     }
 }
 
@@ -401,18 +407,18 @@ typedef struct {
     fsm_sum sum; /* relative to 2^k, or as the frame that was given has it */
     bool careful;
     bool shifted; /* some chunk would be, so the sum is not right without a frame */
-} FN(softmax_total);
+} softmax_total_t;
 
 /* The first sweep. */
-static FN(softmax_total) FN(softmax_long_sum)(const FN(group) * g, const FN(exp_frame) * frame) {
-    const ptrdiff_t chunks = FN(chunks_of)(g);
-    FN(softmax_part) parts[SEGMENT];
-    FN(softmax_total) total = {-(real)INFINITY, 0, {0, 0}, false, false};
+static softmax_total_t softmax_long_sum(const group_t *g, const exp_frame_t *frame) {
+    const ptrdiff_t chunks = chunks_of(g);
+    softmax_part_t parts[SEGMENT];
+    softmax_total_t total = {-(real)INFINITY, 0, {0, 0}, false, false};
     bool some = false; /* of what is finite */
     for (ptrdiff_t begin = 0; begin < chunks; begin += SEGMENT) {
         const ptrdiff_t end = chunks - begin < SEGMENT ? chunks : begin + SEGMENT;
-        const FN(softmax_long) segment = {.first = begin, .parts = parts, .frame = frame};
-        FN(share_chunks)(g, FN(softmax_part_sums), &segment, begin, end);
+        const softmax_long_t segment = {.first = begin, .parts = parts, .frame = frame};
+        share_chunks(g, softmax_part_sums, &segment, begin, end);
         for (ptrdiff_t i = 0; i < end - begin; i++) {
             fsm_sum sum = parts[i].sum;
             total.careful |= parts[i].careful;
@@ -422,9 +428,9 @@ static FN(softmax_total) FN(softmax_long_sum)(const FN(group) * g, const FN(exp_
                 continue;
             const double k = some && parts[i].k < total.k ? total.k : parts[i].k;
             if (some)
-                total.sum = FN(scaled)(total.sum, FN(power_of_two)(total.k - k));
-            sum = FN(scaled)(sum, FN(power_of_two)(parts[i].k - k));
-            total.sum = FN(sum_merge)(total.sum, sum);
+                total.sum = scaled(total.sum, power_of_two(total.k - k));
+            sum = scaled(sum, power_of_two(parts[i].k - k));
+            total.sum = sum_merge(total.sum, sum);
             total.k = k;
             some = true;
         }
@@ -436,85 +442,85 @@ static FN(softmax_total) FN(softmax_long_sum)(const FN(group) * g, const FN(exp_
  * over y, on one thread. False, and x is as it was: that guess is off by too much, or the row is special. Rows of 32000
  * float32 took 0.66 to 0.8 times as long as with three sweeps, in memory and in the cache (AVX-512, Zen 4). e so small
  * that y is 0 for certain are raised to one that also gives 0, since products with 1/S might be subnormal. */
-static bool FN(softmax_long_kept)(const FN(group) * g) {
-    const ptrdiff_t chunks = FN(chunks_of)(g);
-    real *y = FN(in_place)(g, FSM_Y, 0, 0);
-    FN(softmax_plan) first;
+static bool softmax_long_kept(const group_t *g) {
+    const ptrdiff_t chunks = chunks_of(g);
+    real *y = element_at(g, FSM_Y, 0, 0);
+    softmax_plan_t first;
     vec most = vec_set1(0);
     fsm_sum sum = {0, 0};
     ptrdiff_t looked_at = 0;
     bool searched = true;
     for (ptrdiff_t c = 0; c < chunks; c++) {
         ptrdiff_t count;
-        const real *x = FN(long_chunk)(g, c, &count);
+        const real *x = long_chunk(g, c, &count);
         real *e = y + c * FSM_CHUNK;
         fsm_sum of_chunk;
         if (searched) {
-            const FN(softmax_plan) plan = FN(softmax_plan_of)(FN(range_row)(x, count, NULL), g->beta, false);
+            const softmax_plan_t plan = softmax_plan_of(range_row(x, count, NULL), g->beta, false);
             if (c == 0) {
                 first = plan;
-                most = FN(most_x)(&first.frame, MOST_ABOVE_RAISED);
-                searched = !FN(may_be_guessed)(&first);
+                most = most_x(&first.frame, MOST_ABOVE_RAISED);
+                searched = !may_be_guessed(&first);
             }
             const real max = plan.row_max > first.row_max ? plan.row_max : first.row_max;
-            if (!FN(in_direct_range)(max * g->beta.hi) || !((max - first.row_max) * g->beta.hi <= GUESS_HIGH))
+            if (!in_direct_range(max * g->beta.hi) || !((max - first.row_max) * g->beta.hi <= GUESS_HIGH))
                 return false;
-            of_chunk = FN(sum_row)(x, e, count, -1, NULL, &first.frame, plan.careful ? FN(CAREFUL) : FN(PLAIN));
+            of_chunk = sum_row(x, e, count, -1, NULL, &first.frame, plan.careful ? CAREFUL : PLAIN);
         } else {
-            of_chunk = FN(sum_row_body)(x, e, count, -1, NULL, first.frame, FN(PLAIN), &most);
-            searched = FN(has_subnormal_at)(x, count, &looked_at);
+            of_chunk = sum_row_body(x, e, count, -1, NULL, first.frame, PLAIN, &most);
+            searched = has_subnormal_at(x, count, &looked_at);
             if (!(of_chunk.hi < E_FACTOR * fsm_two_to(MOST_ABOVE_RAISED - 1)))
                 return false;
         }
-        sum = FN(sum_merge)(sum, of_chunk);
+        sum = sum_merge(sum, of_chunk);
     }
     if (isnan(sum.hi))
         return false;
     const vec least = vec_set1((real)(sum.hi * MIN_NORMAL * fsm_two_to(-MANTISSA_BITS - 3)));
-    FN(quotients)(y, y, g->args->n, FN(softmax_divisor)(sum), &least, false);
+    quotients(y, y, g->args->n, softmax_divisor(sum), &least, false);
     if (g->args->flush_below > 0)
-        FN(flush_chunk)(y, g->args->n, (real)g->args->flush_below);
+        flush_chunk(y, g->args->n, (real)g->args->flush_below);
     return true;
 }
 
-static void FN(softmax_long_row)(const FN(group) * g) {
-    FN(softmax_total) total = FN(softmax_long_sum)(g, NULL);
+static void softmax_long_row(const group_t *g) {
+    softmax_total_t total = softmax_long_sum(g, NULL);
     const bool finite = isfinite(total.max);
     const vec max = vec_set1(finite ? total.max : 0);
-    const FN(exp_frame) frame = FN(exp_frame_of)(max, FN(shift_of)(max, g->beta), g->beta);
+    const exp_frame_t frame = exp_frame_of(max, shift_of(max, g->beta), g->beta);
     if (finite && total.shifted)
-        total = FN(softmax_long_sum)(g, &frame);
+        total = softmax_long_sum(g, &frame);
     if (!finite || isnan(total.sum.hi)) {
-        FN(fill_row)(g, 0, total.max == -(real)INFINITY && !isnan(total.sum.hi), 0);
+        fill_row(g, 0, total.max == -(real)INFINITY && !isnan(total.sum.hi), 0);
         return;
     }
-    const FN(share_terms) terms = {
+    const share_terms_t terms = {
         .frame = frame,
-        .divisor = FN(softmax_divisor)(total.sum),
+        .divisor = softmax_divisor(total.sum),
         .unit = vec_set1(Y_UNIT),
         .off = vec_set1(Y_UNIT),
         .careful = total.careful,
     };
-    FN(share_chunks)(g, FN(softmax_part_results), &(FN(softmax_long)){.terms = &terms}, 0, FN(chunks_of)(g));
+    share_chunks(g, softmax_part_results, &(softmax_long_t){.terms = &terms}, 0, chunks_of(g));
 }
 
 /* Shorter rows are as fast, or faster, in three sweeps. */
 #define KEEP_FROM (4 * FSM_CHUNK)
 
-static void FN(softmax_rows)(const FN(group) * g) {
+static void softmax_rows(const group_t *g) {
     const bool shared = g->args->helpers > 0;
     const bool kept = g->y_ready && g->row.at[FSM_Y] != g->row.at[FSM_X] && g->args->n > KEEP_FROM;
     const bool whole = (g->x_ready && g->y_ready) || g->held;
     if (!shared && !kept && whole) {
-        FN(softmax_whole_rows)(g);
+        softmax_whole_rows(g);
         return;
     }
     for (ptrdiff_t r = 0; r < g->rows; r++) {
-        FN(group) row = FN(part_of_group)(g, r, 1);
+        group_t row = part_of_group(g, r, 1);
         row.held = false;
         row.pitch = FSM_CHUNK;
-        if (!kept || shared || !FN(softmax_long_kept)(&row))
-            FN(softmax_long_row)(&row);
+        if (!kept || shared || !softmax_long_kept(&row))
+            softmax_long_row(&row);
     }
 }
 
@@ -530,35 +536,35 @@ static void FN(softmax_rows)(const FN(group) * g) {
  * room for e, (32000, 128) takes 0.35 (AVX-512, Zen 5; along the last axis: 0.21 and 0.28). */
 
 typedef struct {
-    FN(range) range; /* of what has been read */
+    range_t range; /* of what has been read */
     vec guess;       /* the largest of the first piece, or 0 */
-    FN(softmax_plan) plan;
+    softmax_plan_t plan;
     vec_acc *lanes; /* of a chunk, LANES of them */
     vec_acc sum;
-    FN(divisor) divisor;
+    divisor_t divisor;
     vec least; /* e below this give 0 */
-} FN(softmax_tile);
+} softmax_tile_t;
 
 /* The first sweep over a piece, where it is a sweep of its own. */
-static void FN(softmax_range)(FN(softmax_tile) * tiles, int count, FN(piece) x, bool first) {
+static void softmax_range(softmax_tile_t *tiles, int count, piece_t x, bool first) {
     for (int t = 0; first && t < count; t++)
-        tiles[t].range = FN(range_of)(vec_load(FN(in_piece)(x, t, 0)));
+        tiles[t].range = range_of(vec_load(in_piece(x, t, 0)));
     for (ptrdiff_t i = 0; i < x.count; i += 4)
         for (int t = 0; t < count; t++) {
-            FN(range) range = tiles[t].range;
+            range_t range = tiles[t].range;
             for (ptrdiff_t k = i; k < i + 4 && k < x.count; k++)
-                range = FN(range_join)(range, FN(range_of)(vec_load(FN(in_piece)(x, t, k))));
+                range = range_join(range, range_of(vec_load(in_piece(x, t, k))));
             tiles[t].range = range;
         }
     for (int t = 0; first && t < count; t++)
-        tiles[t].guess = FN(finite_or)(tiles[t].range.max, vec_set1(0));
+        tiles[t].guess = finite_or(tiles[t].range.max, vec_set1(0));
 }
 
 /* Whether the maxima of all that has been read are near the guesses. What is not finite has no sum, whatever k is. */
-static bool FN(softmax_guessed)(const FN(softmax_tile) * tiles, int count, FN(beta) beta) {
+static bool softmax_guessed(const softmax_tile_t *tiles, int count, beta_t beta) {
     bool off = false;
     for (int t = 0; t < count; t++) {
-        const vec scale = vec_set1(beta.hi), max = FN(finite_or)(tiles[t].range.max, tiles[t].guess);
+        const vec scale = vec_set1(beta.hi), max = finite_or(tiles[t].range.max, tiles[t].guess);
         const vec above = vec_mul(vec_sub(max, tiles[t].guess), scale);
         off |= vec_any_lt(vec_set1(GUESS_HIGH), above) || vec_any_lt(above, vec_set1(-GUESS_LOW)) ||
                vec_any_lt(vec_set1(DIRECT / 2), vec_abs(vec_mul(max, scale)));
@@ -567,74 +573,74 @@ static bool FN(softmax_guessed)(const FN(softmax_tile) * tiles, int count, FN(be
 }
 
 /* The range of `count` <= 4, a constant, blocks. */
-FSM_INLINE FN(range) FN(range_of_blocks)(const real *const *x, const int count) {
-    FN(range) range = FN(range_of)(vec_load(x[0]));
+FSM_INLINE range_t range_of_blocks(const real *const *x, const int count) {
+    range_t range = range_of(vec_load(x[0]));
     FSM_EACH_BLOCK(k, count - 1)
-        range = FN(range_join)(range, FN(range_of)(vec_load(x[k + 1])));
+        range = range_join(range, range_of(vec_load(x[k + 1])));
     return range;
 }
 
 /* Exponentials of `count` <= 4, a constant, blocks of a tile, to `e` unless that is NULL, which may be x; returns their
  * sums of four. The range of x joins `range`. */
-FSM_INLINE vec FN(softmax_terms)(const FN(softmax_tile) * tile, const real *const *x, real *const *e, const int count,
-                                 FN(range) * range) {
-    const FN(range) here = FN(range_of_blocks)(x, count);
-    *range = FN(range_join)(*range, here);
-    return FN(exp_and_add)(x, e, count, &tile->plan.frame, tile->plan.careful || FN(range_has_subnormal)(here));
+FSM_INLINE vec softmax_terms(const softmax_tile_t *tile, const real *const *x, real *const *e, const int count,
+                                 range_t *range) {
+    const range_t here = range_of_blocks(x, count);
+    *range = range_join(*range, here);
+    return exp_and_add(x, e, count, &tile->plan.frame, tile->plan.careful || range_has_subnormal(here));
 }
 
 /* Elements i, i + LANES, ... of a piece of a tile: 4 of them, or those that are there. e may be x. */
-FSM_INLINE void FN(softmax_add_lane)(FN(softmax_tile) * tile, FN(piece) x, FN(piece) e, bool keep, ptrdiff_t t,
+FSM_INLINE void softmax_add_lane(softmax_tile_t *tile, piece_t x, piece_t e, bool keep, ptrdiff_t t,
                                      ptrdiff_t i, const bool all) {
     const real *from[4];
     real *to[4];
     FSM_UNROLL
     for (int step = 0; step < 4; step++) {
-        from[step] = FN(in_piece)(x, t, i + step * LANES);
-        to[step] = FN(in_piece)(e, t, i + step * LANES);
+        from[step] = in_piece(x, t, i + step * LANES);
+        to[step] = in_piece(e, t, i + step * LANES);
     }
     vec sum;
     if (all) {
         FSM_UNROLL
         for (int step = 0; step < 4; step++)
-            FN(prefetch_block)(FN(in_piece)(x, t, i + step * LANES + 1));
-        sum = FN(softmax_terms)(tile, from, keep ? to : NULL, 4, &tile->range);
+            prefetch_block(in_piece(x, t, i + step * LANES + 1));
+        sum = softmax_terms(tile, from, keep ? to : NULL, 4, &tile->range);
     } else {
         const vec zero = vec_set1(0);
         vec s[4] = {zero, zero, zero, zero};
         FSM_UNROLL
         for (int step = 0; step < 4; step++)
             if (i + step * LANES < x.count)
-                s[step] = FN(softmax_terms)(tile, from + step, keep ? to + step : NULL, 1, &tile->range);
-        sum = FN(add_four)(s[0], s[1], s[2], s[3]);
+                s[step] = softmax_terms(tile, from + step, keep ? to + step : NULL, 1, &tile->range);
+        sum = add_four(s[0], s[1], s[2], s[3]);
     }
     tile->lanes[i] = vec_acc_add(tile->lanes[i], sum);
 }
 
-FSM_INLINE void FN(softmax_add_piece)(FN(softmax_tile) * tiles, int count, FN(piece) x, FN(piece) e, bool keep) {
+FSM_INLINE void softmax_add_piece(softmax_tile_t *tiles, int count, piece_t x, piece_t e, bool keep) {
     if (x.count == PIECE) {
         for (ptrdiff_t i = 0; i < LANES; i++)
             for (int t = 0; t < count; t++)
-                FN(softmax_add_lane)(&tiles[t], x, e, keep, t, i, true);
+                softmax_add_lane(&tiles[t], x, e, keep, t, i, true);
         return;
     }
     for (ptrdiff_t i = 0; i < LANES && i < x.count; i++)
         for (int t = 0; t < count; t++)
-            FN(softmax_add_lane)(&tiles[t], x, e, keep, t, i, false);
+            softmax_add_lane(&tiles[t], x, e, keep, t, i, false);
 }
 
 /* The first sweep: the maxima alone. */
-static void FN(softmax_survey)(const FN(group) * g, FN(softmax_tile) * tiles) {
+static void softmax_survey(const group_t *g, softmax_tile_t *tiles) {
     const ptrdiff_t n = g->args->n;
     for (ptrdiff_t c = 0; c < n; c += PIECE)
-        FN(softmax_range)(tiles, g->tiles, FN(piece_of_x)(g, c, n - c < PIECE ? n - c : PIECE, false), c == 0);
-    *g->survey = !FN(softmax_guessed)(tiles, g->tiles, g->beta);
+        softmax_range(tiles, g->tiles, piece_of_x(g, c, n - c < PIECE ? n - c : PIECE, false), c == 0);
+    *g->survey = !softmax_guessed(tiles, g->tiles, g->beta);
     for (int t = 0; t < g->tiles; t++)
-        tiles[t].plan = FN(softmax_plan_of)(tiles[t].range, g->beta, true);
+        tiles[t].plan = softmax_plan_of(tiles[t].range, g->beta, true);
 }
 
 /* The sweep for the sums, and for e if there is room. False: a guess was off by too much. */
-static bool FN(softmax_sums)(const FN(group) * g, FN(softmax_tile) * tiles, bool surveyed) {
+static bool softmax_sums(const group_t *g, softmax_tile_t *tiles, bool surveyed) {
     const ptrdiff_t n = g->args->n;
     for (ptrdiff_t chunk = 0; chunk < n; chunk += FSM_CHUNK) {
         const ptrdiff_t end = n - chunk < FSM_CHUNK ? n : chunk + FSM_CHUNK;
@@ -643,92 +649,92 @@ static bool FN(softmax_sums)(const FN(group) * g, FN(softmax_tile) * tiles, bool
             for (int j = 0; j < used; j++)
                 tiles[t].lanes[j] = vec_acc_zero();
         for (ptrdiff_t c = chunk; c < end; c += PIECE) {
-            const FN(piece) x = FN(piece_of_x)(g, c, end - c < PIECE ? end - c : PIECE, surveyed);
+            const piece_t x = piece_of_x(g, c, end - c < PIECE ? end - c : PIECE, surveyed);
             if (c == 0 && !surveyed) {
-                FN(softmax_range)(tiles, g->tiles, x, true);
+                softmax_range(tiles, g->tiles, x, true);
                 for (int t = 0; t < g->tiles; t++)
-                    tiles[t].plan = FN(softmax_plan_of)(tiles[t].range, g->beta, true);
+                    tiles[t].plan = softmax_plan_of(tiles[t].range, g->beta, true);
             }
             if (g->held)
-                FN(softmax_add_piece)(tiles, g->tiles, x, FN(piece_in_scratch)(g, c, x.count), true);
+                softmax_add_piece(tiles, g->tiles, x, piece_in_scratch(g, c, x.count), true);
             else
-                FN(softmax_add_piece)(tiles, g->tiles, x, x, false);
-            if (!surveyed && !FN(softmax_guessed)(tiles, g->tiles, g->beta))
+                softmax_add_piece(tiles, g->tiles, x, x, false);
+            if (!surveyed && !softmax_guessed(tiles, g->tiles, g->beta))
                 return false;
         }
         for (int t = 0; t < g->tiles; t++) {
-            const vec_acc sum = FN(fold_columns)(tiles[t].lanes, used);
+            const vec_acc sum = fold_columns(tiles[t].lanes, used);
             tiles[t].sum = chunk ? vec_acc_merge(tiles[t].sum, sum) : sum;
         }
     }
     return true;
 }
 
-FSM_INLINE FN(divisor) FN(softmax_divisors)(vec_acc sums) {
+FSM_INLINE divisor_t softmax_divisors(vec_acc sums) {
     double sum_hi[LANES], sum_lo[LANES];
     real hi[LANES], lo[LANES];
     vec_acc_get(sums, sum_hi, sum_lo);
     for (int j = 0; j < LANES; j++)
-        FN(sum_reciprocal)((fsm_sum){sum_hi[j], sum_lo[j]}, 1, &hi[j], &lo[j]);
-    return (FN(divisor)){vec_load(hi), vec_load(lo)};
+        sum_reciprocal((fsm_sum){sum_hi[j], sum_lo[j]}, 1, &hi[j], &lo[j]);
+    return (divisor_t){vec_load(hi), vec_load(lo)};
 }
 
 /* `count` <= 4, a constant, blocks of a tile: y = e/S, from e or from x. y may be either. */
-FSM_INLINE void FN(softmax_quotients)(const FN(softmax_tile) * tile, FN(piece) from, bool from_x, FN(piece) y,
+FSM_INLINE void softmax_quotients(const softmax_tile_t *tile, piece_t from, bool from_x, piece_t y,
                                       ptrdiff_t t, ptrdiff_t i, real flush_below, const int count) {
     const real *e[4];
     real *to[4];
     FSM_UNROLL
     for (int k = 0; k < 4; k++) {
-        e[k] = FN(in_piece)(from, t, i + k);
-        to[k] = FN(in_piece)(y, t, i + k);
+        e[k] = in_piece(from, t, i + k);
+        to[k] = in_piece(y, t, i + k);
         if (from_x && k < count)
-            FN(prefetch_block)(FN(in_piece)(from, t, i + k + 4));
+            prefetch_block(in_piece(from, t, i + k + 4));
     }
     if (from_x) {
-        FN(range) unused = FN(range_of)(vec_set1(1));
-        FN(softmax_terms)(tile, e, to, count, &unused);
+        range_t unused = range_of(vec_set1(1));
+        softmax_terms(tile, e, to, count, &unused);
     }
     FSM_EACH_BLOCK(k, count) {
         const vec a = vec_max(vec_load(from_x ? to[k] : e[k]), tile->least);
-        vec b = FN(quotient)(a, tile->divisor);
+        vec b = quotient(a, tile->divisor);
         if (flush_below > 0)
             b = vec_select_lt(b, vec_set1(flush_below), vec_set1(0), b);
         vec_store(to[k], b);
     }
 }
 
-FSM_INLINE void FN(softmax_finish_piece)(const FN(softmax_tile) * tiles, int count, FN(piece) from, bool from_x,
-                                         FN(piece) y, real flush_below) {
+FSM_INLINE void softmax_finish_piece(const softmax_tile_t *tiles, int count, piece_t from, bool from_x,
+                                         piece_t y, real flush_below) {
     ptrdiff_t i = 0;
     for (; i + 4 <= from.count; i += 4)
         for (int t = 0; t < count; t++)
-            FN(softmax_quotients)(&tiles[t], from, from_x, y, t, i, flush_below, 4);
+            softmax_quotients(&tiles[t], from, from_x, y, t, i, flush_below, 4);
     for (; i < from.count; i++)
         for (int t = 0; t < count; t++)
-            FN(softmax_quotients)(&tiles[t], from, from_x, y, t, i, flush_below, 1);
+            softmax_quotients(&tiles[t], from, from_x, y, t, i, flush_below, 1);
 }
 
 /* The last sweep. */
-static void FN(softmax_finish)(const FN(group) * g, FN(softmax_tile) * tiles) {
+static void softmax_finish(const group_t *g, softmax_tile_t *tiles) {
     const fsm_args *args = g->args;
     const ptrdiff_t n = args->n;
-    const bool in_place = FN(lies_in_tiles)(g, FSM_Y);
+    const bool in_place = lies_in_tiles(g, FSM_Y);
     for (int t = 0; t < g->tiles; t++) {
-        tiles[t].divisor = FN(softmax_divisors)(tiles[t].sum);
-        tiles[t].least = FN(softmax_least)(tiles[t].range.max, &tiles[t].plan.frame, g->beta);
+        tiles[t].divisor = softmax_divisors(tiles[t].sum);
+        tiles[t].least = softmax_least(tiles[t].range.max, &tiles[t].plan.frame, g->beta);
     }
     for (ptrdiff_t c = 0; c < n; c += PIECE) {
         const ptrdiff_t count = n - c < PIECE ? n - c : PIECE;
-        const FN(piece) in_scratch = FN(piece_in_scratch)(g, c, count);
-        const FN(piece) y = in_place ? FN(piece_in_place)(g, FSM_Y, c, count) : in_scratch;
+        const piece_t in_scratch = piece_in_scratch(g, c, count);
+        const piece_t y = in_place ? piece_in_place(g, FSM_Y, c, count) : in_scratch;
         if (g->held)
-            FN(softmax_finish_piece)(tiles, g->tiles, in_scratch, false, y, (real)args->flush_below);
+            softmax_finish_piece(tiles, g->tiles, in_scratch, false, y, (real)args->flush_below);
         else
-            FN(softmax_finish_piece)(tiles, g->tiles, FN(piece_of_x)(g, c, count, false), true, y,
+            softmax_finish_piece(tiles, g->tiles, piece_of_x(g, c, count, false), true, y,
                                      (real)args->flush_below);
         if (!in_place)
-            FN(store_group)(g, c, count);
+            store_group(g, c, count);
     }
 }
 
@@ -736,87 +742,89 @@ static void FN(softmax_finish)(const FN(group) * g, FN(softmax_tile) * tiles) {
  * and the sum is folded from e itself. The tiles of a group are taken a step at a time, as batches are (short_rows.h).
  */
 
-static void FN(softmax_short_columns)(const FN(group) * g) {
+static void softmax_short_columns(const group_t *g) {
     const ptrdiff_t n = g->args->n;
     const real flush_below = (real)g->args->flush_below;
-    const bool in_place = FN(lies_in_tiles)(g, FSM_Y);
-    const FN(piece) x = FN(piece_of_x)(g, 0, n, false), e = FN(piece_in_scratch)(g, 0, n);
-    const FN(piece) y = in_place ? FN(piece_in_place)(g, FSM_Y, 0, n) : e;
-    FN(softmax_plan) plans[SOFTMAX_TILES];
+    const bool in_place = lies_in_tiles(g, FSM_Y);
+    const piece_t x = piece_of_x(g, 0, n, false), e = piece_in_scratch(g, 0, n);
+    const piece_t y = in_place ? piece_in_place(g, FSM_Y, 0, n) : e;
+    softmax_plan_t plans[SOFTMAX_TILES];
     vec max[SOFTMAX_TILES];
-    FN(divisor) divisors[SOFTMAX_TILES];
+    divisor_t divisors[SOFTMAX_TILES];
     for (int t = 0; t < g->tiles; t++) {
-        FN(range) range = FN(range_of)(vec_load(FN(in_piece)(x, t, 0)));
+        range_t range = range_of(vec_load(in_piece(x, t, 0)));
         for (ptrdiff_t i = 1; i < n; i++)
-            range = FN(range_join)(range, FN(range_of)(vec_load(FN(in_piece)(x, t, i))));
+            range = range_join(range, range_of(vec_load(in_piece(x, t, i))));
         max[t] = range.max;
-        plans[t] = FN(softmax_plan_of)(range, g->beta, true);
-        plans[t].careful |= FN(range_has_subnormal)(range);
+        plans[t] = softmax_plan_of(range, g->beta, true);
+        plans[t].careful |= range_has_subnormal(range);
     }
     for (int t = 0; t < g->tiles; t++) {
-        FN(exp_column)(x, e, t, &plans[t].frame, plans[t].careful);
+        exp_column(x, e, t, &plans[t].frame, plans[t].careful);
     }
     bool special = false;
     for (int t = 0; t < g->tiles; t++) {
         const vec zero = vec_set1(0), one = vec_set1(1);
-        divisors[t] = FN(softmax_divisors)(FN(sum_short_column)(e, t, NULL));
+        divisors[t] = softmax_divisors(sum_short_column(e, t, NULL));
         const vec odd = vec_mul(zero, vec_add(max[t], divisors[t].hi)); /* NaN where a column is special */
         special |= vec_any_lt(zero, vec_select_lt(odd, one, zero, one));
     }
     for (int t = 0; t < g->tiles; t++)
         for (ptrdiff_t i = 0; i < n; i++) {
-            vec a = FN(quotient)(vec_load(FN(in_piece)(e, t, i)), divisors[t]);
-            vec_store(FN(in_piece)(y, t, i), a);
+            vec a = quotient(vec_load(in_piece(e, t, i)), divisors[t]);
+            vec_store(in_piece(y, t, i), a);
         }
     if (flush_below > 0)
         for (int t = 0; t < g->tiles; t++)
             for (ptrdiff_t i = 0; i < n; i++)
-                FN(flush_chunk)(FN(in_piece)(y, t, i), LANES, flush_below);
+                flush_chunk(in_piece(y, t, i), LANES, flush_below);
     if (!in_place)
-        FN(store_group)(g, 0, n);
+        store_group(g, 0, n);
     for (int t = 0; special && t < g->tiles; t++) {
         real most[LANES], hi[LANES];
         vec_store(most, max[t]);
         vec_store(hi, divisors[t].hi);
-        for (int j = 0; j < FN(entries)(g, t); j++)
+        for (int j = 0; j < rows_in_tile(g, t); j++)
             if (isnan(hi[j]) || !isfinite(most[j]))
-                FN(fill_row)(g, t * LANES + j, most[j] == -(real)INFINITY && !isnan(hi[j]), 0);
+                fill_row(g, t * LANES + j, most[j] == -(real)INFINITY && !isnan(hi[j]), 0);
     }
 }
 
-static void FN(softmax_columns)(const FN(group) * g) {
+static void softmax_columns(const group_t *g) {
     if (g->held && g->args->n <= LANES) {
-        FN(softmax_short_columns)(g);
+        softmax_short_columns(g);
         return;
     }
-    FN(softmax_tile) tiles[SOFTMAX_TILES];
+    softmax_tile_t tiles[SOFTMAX_TILES];
     for (int t = 0; t < g->tiles; t++)
         tiles[t].lanes = (vec_acc *)(g->scratch + SOFTMAX_ROOM) + t * LANES;
-    if (*g->survey || !FN(softmax_sums)(g, tiles, false)) {
-        FN(softmax_survey)(g, tiles);
-        FN(softmax_sums)(g, tiles, true);
+    if (*g->survey || !softmax_sums(g, tiles, false)) {
+        softmax_survey(g, tiles);
+        softmax_sums(g, tiles, true);
     }
-    FN(softmax_finish)(g, tiles);
+    softmax_finish(g, tiles);
     for (int t = 0; t < g->tiles; t++) {
         double sum[LANES], unused[LANES];
         real max[LANES];
         vec_acc_get(tiles[t].sum, sum, unused);
         vec_store(max, tiles[t].range.max);
-        for (int j = 0; j < FN(entries)(g, t); j++)
+        for (int j = 0; j < rows_in_tile(g, t); j++)
             if (isnan(sum[j]) || !isfinite(max[j]))
-                FN(fill_row)(g, t * LANES + j, max[j] == -(real)INFINITY && !isnan(sum[j]), 0);
+                fill_row(g, t * LANES + j, max[j] == -(real)INFINITY && !isnan(sum[j]), 0);
     }
 }
 
-static void FN(softmax)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+static void softmax(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     bool survey = false;
-    const FN(plan) plan = {.hold_rows = true,
+    const plan_t plan = {.hold_rows = true,
                            .room = SOFTMAX_ROOM,
                            .tiles = SOFTMAX_TILES,
                            .most_rows = PTRDIFF_MAX,
                            .survey = &survey,
-                           .short_rows = IF_PARTS_PAY(FN(softmax_short_rows)),
+                           .short_rows = IF_PARTS_PAY(softmax_short_rows),
                            .may_turn = true,
                            .in_line = BIT(FSM_X) | BIT(FSM_Y)};
-    FN(each_group)(args, begin, end, scratch, plan, FN(softmax_rows), FN(softmax_columns));
+    each_group(args, begin, end, scratch, plan, softmax_rows, softmax_columns);
 }
+
+#endif

@@ -1,10 +1,14 @@
 /* softmax_entropy: the entropy of y = softmax(x) in nats, -sum(y * log y) = log1p(T/e) + D/(e + T), by log_family.h.
  * Both terms are positive or 0, so nothing cancels. */
+#ifndef FSM_KERNELS_SOFTMAX_ENTROPY_H
+#define FSM_KERNELS_SOFTMAX_ENTROPY_H
 
-static void FN(softmax_entropy_finish)(const FN(group) * g, int t, const FN(log_state) * s) {
-    const int count = FN(entries)(g, t);
+#include "reduction.h"
+
+static void softmax_entropy_finish(const group_t *g, int t, const log_state_t *s) {
+    const int count = rows_in_tile(g, t);
     double results[LANES], tails[LANES];
-    FN(log_tails)(s, count, tails);
+    log_tails(s, count, tails);
     for (int j = 0; j < count; j++) {
         const double sum = s->e[j] + (s->others[j].hi + s->others[j].lo);
         const double distance = s->distance[j].hi + s->distance[j].lo;
@@ -12,21 +16,23 @@ static void FN(softmax_entropy_finish)(const FN(group) * g, int t, const FN(log_
         if (s->flags[j]) {
             results[j] = NAN;
         } else if (s->max[j] == -INFINITY) {
-            const fsm_row row = FN(row_of)(g, t * LANES + j);
-            results[j] = FN(count_parts)(g->args, &row) > 0 ? NAN : 0;
+            const fsm_row row = row_of(g, t * LANES + j);
+            results[j] = count_parts(g->args, &row) > 0 ? NAN : 0;
         }
     }
-    FN(store_reduced)(g, FSM_Y, t, results);
+    store_reduced(g, FSM_Y, t, results);
 }
 
-static void FN(softmax_entropy_rows)(const FN(group) * g) {
-    FN(reduce_rows)(g, FN(DISTANCES), FN(softmax_entropy_finish));
+static void softmax_entropy_rows(const group_t *g) {
+    reduce_rows(g, DISTANCES, softmax_entropy_finish);
 }
 
-static void FN(softmax_entropy_columns)(const FN(group) * g) {
-    FN(reduce_columns)(g, FN(DISTANCES), FN(softmax_entropy_finish));
+static void softmax_entropy_columns(const group_t *g) {
+    reduce_columns(g, DISTANCES, softmax_entropy_finish);
 }
 
-static void FN(softmax_entropy)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    FN(each_group)(args, begin, end, scratch, REDUCTION_PLAN, FN(softmax_entropy_rows), FN(softmax_entropy_columns));
+static void softmax_entropy(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    each_group(args, begin, end, scratch, REDUCTION_PLAN, softmax_entropy_rows, softmax_entropy_columns);
 }
+
+#endif

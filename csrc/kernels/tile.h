@@ -6,6 +6,12 @@
  * as tiles, one a strip: n blocks of LANES columns. So only memory that is contiguous for a few cache lines is read at
  * a time; along an axis whose steps are a multiple of 4 KB, all elements of a column would compete for the same few
  * places of the L1 cache. */
+#ifndef FSM_KERNELS_TILE_H
+#define FSM_KERNELS_TILE_H
+
+#include "../arrays/load.h"
+#include "../arrays/store.h"
+#include "passes.h"
 
 /* Numbers in a group of rows: with y, they fit in a common L1 cache. */
 #define GROUP_ROOM ((ptrdiff_t)(16384 / sizeof(real)))
@@ -28,18 +34,25 @@ typedef struct {
     bool held;           /* whole rows are in the scratch */
     ptrdiff_t pitch;     /* in the scratch, from one row or tile to the next */
     real *scratch;
-    FN(beta) beta;       /* of args->temperature */
+    beta_t beta;       /* of args->temperature */
     bool *survey;        /* from group to group (softmax_columns) */
-    FN(stream) * stream; /* if results of rows go past the caches, else NULL */
-} FN(group);
+    stream_t *stream; /* if results of rows go past the caches, else NULL */
+} group_t;
 
 /* From element `i` on, of tile or row t, in the scratch: of the row if that is held, else of what is loaded. */
-FSM_INLINE_ real *FN(in_scratch)(const FN(group) * g, ptrdiff_t t, ptrdiff_t i) {
+FSM_INLINE_ real *in_scratch(const group_t *g, ptrdiff_t t, ptrdiff_t i) {
     return g->scratch + t * g->pitch + (g->held ? i * (g->columns ? LANES : 1) : 0);
 }
 
+/* Where weights are in the scratch, or e while the distances of a row are summed, or the coefficients of a loss. */
+#define SPARE_AT (SCRATCH_ROOM / 2)
+
+FSM_INLINE real *spare_of(const group_t *g) {
+    return g->scratch + SPARE_AT;
+}
+
 /* Where row or column r begins. */
-static fsm_row FN(row_of)(const FN(group) * g, ptrdiff_t r) {
+static fsm_row row_of(const group_t *g, ptrdiff_t r) {
     if (!g->runs)
         return fsm_row_across(g->row, g->args, r);
     const ptrdiff_t run = g->args->shape[g->args->ndim - 1];
@@ -47,7 +60,7 @@ static fsm_row FN(row_of)(const FN(group) * g, ptrdiff_t r) {
 }
 
 /* The same of one operand. */
-FSM_INLINE_ char *FN(start_of)(const FN(group) * g, int which, ptrdiff_t r) {
+FSM_INLINE_ char *start_of(const group_t *g, int which, ptrdiff_t r) {
     const ptrdiff_t across = g->args->operands[which].across;
     if (!g->runs)
         return g->row.at[which] + r * across;
@@ -56,39 +69,39 @@ FSM_INLINE_ char *FN(start_of)(const FN(group) * g, int which, ptrdiff_t r) {
 }
 
 /* Element i of row r, where it lies ready. */
-FSM_INLINE_ real *FN(in_place)(const FN(group) * g, int which, ptrdiff_t r, ptrdiff_t i) {
+FSM_INLINE_ real *element_at(const group_t *g, int which, ptrdiff_t r, ptrdiff_t i) {
     return (real *)(g->row.at[which] + r * g->args->operands[which].across) + i;
 }
 
 /* Whether a row's numbers can be read, or written, where they lie. */
-FSM_INLINE_ bool FN(lies_ready)(const fsm_args *args, int which) {
+FSM_INLINE_ bool lies_ready(const fsm_args *args, int which) {
     return !args->columns && args->operands[which].storage == STORED_REAL && fsm_is_contiguous(args, which);
 }
 
 /* Whether numbers of x can be used where they lie, if they lie well. */
-FSM_INLINE_ bool FN(x_is_plain)(const fsm_args *args) {
+FSM_INLINE_ bool x_is_plain(const fsm_args *args) {
     return !args->operands[FSM_MASK].data && args->loss.softcap == 0;
 }
 
 /* Where results of rows go past the caches; NULL: they do not. */
-FSM_INLINE_ FN(stream) * FN(stream_of)(const FN(group) * g) {
+FSM_INLINE_ stream_t *stream_of(const group_t *g) {
     return FSM_STREAMS ? g->stream : NULL;
 }
 
 /* Whether results of rows go past the caches: if there are many, but not where they replace what has just been read. */
-FSM_INLINE_ bool FN(streams)(const fsm_args *args) {
+FSM_INLINE_ bool streams(const fsm_args *args) {
     const fsm_operand *y = &args->operands[FSM_Y];
     uintptr_t aligned = (uintptr_t)y->data | (uintptr_t)y->across;
     for (int d = 0; d < args->ndim; d++)
         aligned |= (uintptr_t)y->stride[d];
     const bool apart = y->data != args->operands[FSM_X].data && y->data != args->operands[FSM_SAVED].data;
-    return FSM_STREAMS && args->stream && y->data && FN(lies_ready)(args, FSM_Y) && apart &&
+    return FSM_STREAMS && args->stream && y->data && lies_ready(args, FSM_Y) && apart &&
            aligned % sizeof(real) == 0;
 }
 
 /* Whether rows of all `operands` that are there lie one after the other, of whatever storage. */
-FSM_INLINE_ bool FN(rows_follow)(const fsm_args *args, unsigned operands) {
-    bool follow = FN(x_is_plain)(args);
+FSM_INLINE_ bool rows_follow(const fsm_args *args, unsigned operands) {
+    bool follow = x_is_plain(args);
     for (int which = 0; which < args->used; which++)
         if (operands & BIT(which) && args->operands[which].data) {
             const fsm_operand *operand = &args->operands[which];
@@ -99,30 +112,30 @@ FSM_INLINE_ bool FN(rows_follow)(const fsm_args *args, unsigned operands) {
 }
 
 /* Those operands that are not numbers as they are computed with. */
-FSM_INLINE_ unsigned FN(not_ready)(const fsm_args *args, unsigned operands) {
+FSM_INLINE_ unsigned not_ready(const fsm_args *args, unsigned operands) {
     unsigned others = 0;
     for (int which = 0; which < args->used; which++)
-        if (operands & BIT(which) && args->operands[which].data && !FN(lies_ready)(args, which))
+        if (operands & BIT(which) && args->operands[which].data && !lies_ready(args, which))
             others |= BIT(which);
     return others;
 }
 
 /* Whether the rows of an operand lie one after the other, as in the scratch. */
-FSM_INLINE_ bool FN(lies_in_one)(const FN(group) * g, int which) {
+FSM_INLINE_ bool lies_in_one(const group_t *g, int which) {
     const fsm_operand *operand = &g->args->operands[which];
     return g->pitch == g->args->n && operand->across == g->args->n * fsm_size_of[operand->storage] &&
            fsm_is_contiguous(g->args, which);
 }
 
 /* Rows that are there, or columns of tile t. */
-FSM_INLINE_ int FN(entries)(const FN(group) * g, int t) {
+FSM_INLINE_ int rows_in_tile(const group_t *g, int t) {
     const ptrdiff_t left = g->rows - t * LANES;
     return left < LANES ? (int)left : LANES;
 }
 
 /* Columns of a tile, from column r of the group on, that lie `across` apart. */
-FSM_INLINE_ ptrdiff_t FN(part_of_tile)(const FN(group) * g, ptrdiff_t r) {
-    const ptrdiff_t left = FN(entries)(g, (int)(r / LANES)) - r % LANES;
+FSM_INLINE_ ptrdiff_t part_of_tile(const group_t *g, ptrdiff_t r) {
+    const ptrdiff_t left = rows_in_tile(g, (int)(r / LANES)) - r % LANES;
     if (!g->runs)
         return left;
     const ptrdiff_t run = g->args->shape[g->args->ndim - 1], of_run = run - (g->skipped + r) % run;
@@ -130,98 +143,98 @@ FSM_INLINE_ ptrdiff_t FN(part_of_tile)(const FN(group) * g, ptrdiff_t r) {
 }
 
 /* Elements [begin, begin + count) of an operand's columns, as tiles that are `pitch` apart (load_columns). */
-static void FN(load_tiles)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count, real *to,
+static void load_tiles(const group_t *g, int which, ptrdiff_t begin, ptrdiff_t count, real *to,
                            ptrdiff_t pitch) {
     if (!g->runs) {
-        FN(load_columns)(g->args, which, g->row.at[which], begin, count, g->rows, to, pitch);
+        load_columns(g->args, which, g->row.at[which], begin, count, g->rows, to, pitch);
         return;
     }
     for (ptrdiff_t i = 0; g->rows % LANES && i < count; i++)
         vec_store(to + g->rows / LANES * pitch + i * LANES, vec_set1(1));
     for (ptrdiff_t r = 0, part; r < g->rows; r += part) {
-        part = FN(part_of_tile)(g, r);
-        FN(load_part)(g->args, which, FN(start_of)(g, which, r), begin, count, part,
+        part = part_of_tile(g, r);
+        load_part(g->args, which, start_of(g, which, r), begin, count, part,
                       to + r / LANES * pitch + r % LANES);
     }
 }
 
 /* `blank` instead of what takes no part. */
-static void FN(blank_tiles)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count, real *x, real blank) {
+static void apply_mask_tiles(const group_t *g, ptrdiff_t begin, ptrdiff_t count, real *x, real blank) {
     if (!g->runs) {
-        FN(blank_columns)(g->args, g->row.at[FSM_MASK], begin, count, g->rows, x, g->pitch, blank);
+        apply_mask_columns(g->args, g->row.at[FSM_MASK], begin, count, g->rows, x, g->pitch, blank);
         return;
     }
     for (ptrdiff_t r = 0, part; r < g->rows; r += part) {
-        part = FN(part_of_tile)(g, r);
-        FN(blank_columns)(g->args, FN(start_of)(g, FSM_MASK, r), begin, count, part,
+        part = part_of_tile(g, r);
+        apply_mask_columns(g->args, start_of(g, FSM_MASK, r), begin, count, part,
                           x + r / LANES * g->pitch + r % LANES, 0, blank);
     }
 }
 
 /* The reverse of load_tiles(). */
-static void FN(store_tiles)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count, const real *from) {
+static void store_tiles(const group_t *g, ptrdiff_t begin, ptrdiff_t count, const real *from) {
     if (!g->runs) {
-        FN(store_columns)(g->args, FSM_Y, g->row.at[FSM_Y], begin, count, g->rows, from, g->pitch);
+        store_columns(g->args, FSM_Y, g->row.at[FSM_Y], begin, count, g->rows, from, g->pitch);
         return;
     }
     for (ptrdiff_t r = 0, part; r < g->rows; r += part) {
-        part = FN(part_of_tile)(g, r);
-        FN(store_part)(g->args, FSM_Y, FN(start_of)(g, FSM_Y, r), begin, count, part,
+        part = part_of_tile(g, r);
+        store_part(g->args, FSM_Y, start_of(g, FSM_Y, r), begin, count, part,
                        from + r / LANES * g->pitch + r % LANES);
     }
 }
 
 /* Caps `count` logits. */
-static void FN(cap)(const fsm_args *args, real *x, ptrdiff_t count) {
+static void cap(const fsm_args *args, real *x, ptrdiff_t count) {
     const double cap = args->loss.softcap;
     for (ptrdiff_t i = 0; i < count; i++)
         x[i] = (real)(cap * fsm_tanh(x[i] / cap));
 }
 
 /* Reads elements [begin, begin + count) of x; what takes no part is -inf. */
-FSM_OUTLINE_ void FN(load_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
+FSM_OUTLINE_ void load_group(const group_t *g, ptrdiff_t begin, ptrdiff_t count) {
     const fsm_args *args = g->args;
     const bool masked = args->operands[FSM_MASK].data;
-    real *to = FN(in_scratch)(g, 0, begin);
+    real *to = in_scratch(g, 0, begin);
     if (g->columns) {
-        FN(load_tiles)(g, FSM_X, begin, count, to, g->pitch);
+        load_tiles(g, FSM_X, begin, count, to, g->pitch);
         if (masked)
-            FN(blank_tiles)(g, begin, count, to, -(real)INFINITY);
-    } else if (!masked && count == args->n && FN(lies_in_one)(g, FSM_X)) {
-        FN(load)(args, FSM_X, g->row.at[FSM_X], 0, g->rows * count, to);
+            apply_mask_tiles(g, begin, count, to, -(real)INFINITY);
+    } else if (!masked && count == args->n && lies_in_one(g, FSM_X)) {
+        load(args, FSM_X, g->row.at[FSM_X], 0, g->rows * count, to);
     } else {
-        const bool in_place = masked && FN(lies_ready)(args, FSM_X);
+        const bool in_place = masked && lies_ready(args, FSM_X);
         for (ptrdiff_t r = 0; r < g->rows; r++, to += g->pitch) {
-            const fsm_row row = FN(row_of)(g, r);
+            const fsm_row row = row_of(g, r);
             if (!in_place)
-                FN(load)(args, FSM_X, row.at[FSM_X], begin, count, to);
+                load(args, FSM_X, row.at[FSM_X], begin, count, to);
             if (masked)
-                FN(blank)(args, row.at[FSM_MASK], begin, count, in_place ? FN(in_place)(g, FSM_X, r, begin) : to, to,
+                apply_mask(args, row.at[FSM_MASK], begin, count, in_place ? element_at(g, FSM_X, r, begin) : to, to,
                           -(real)INFINITY);
         }
     }
     if (args->loss.softcap > 0) {
-        to = FN(in_scratch)(g, 0, begin);
+        to = in_scratch(g, 0, begin);
         for (ptrdiff_t r = 0; r < (g->columns ? g->tiles : g->rows); r++)
-            FN(cap)(args, to + r * g->pitch, g->columns ? count * LANES : count);
+            cap(args, to + r * g->pitch, g->columns ? count * LANES : count);
     }
 }
 
 /* Writes elements [begin, begin + count) of y. */
-FSM_OUTLINE_ void FN(store_group)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
+FSM_OUTLINE_ void store_group(const group_t *g, ptrdiff_t begin, ptrdiff_t count) {
     const fsm_args *args = g->args;
-    const real *from = FN(in_scratch)(g, 0, begin);
+    const real *from = in_scratch(g, 0, begin);
     if (g->columns)
-        FN(store_tiles)(g, begin, count, from);
-    else if (count == args->n && FN(lies_in_one)(g, FSM_Y))
-        FN(store)(args, FSM_Y, g->row.at[FSM_Y], 0, g->rows * count, from);
+        store_tiles(g, begin, count, from);
+    else if (count == args->n && lies_in_one(g, FSM_Y))
+        store(args, FSM_Y, g->row.at[FSM_Y], 0, g->rows * count, from);
     else
         for (ptrdiff_t r = 0; r < g->rows; r++)
-            FN(store)(args, FSM_Y, FN(row_of)(g, r).at[FSM_Y], begin, count, from + r * g->pitch);
+            store(args, FSM_Y, row_of(g, r).at[FSM_Y], begin, count, from + r * g->pitch);
 }
 
 /* How many elements of a row take part. */
-static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_row *row) {
+static ptrdiff_t count_parts(const fsm_args *args, const fsm_row *row) {
     if (!args->operands[FSM_MASK].data)
         return args->n;
     uint8_t takes_part[FSM_CHUNK];
@@ -236,37 +249,37 @@ static ptrdiff_t FN(count_parts)(const fsm_args *args, const fsm_row *row) {
 }
 
 /* Stores `bits` all along a row, or column, but `blank` where an element takes no part. */
-static void FN(fill)(const FN(group) * g, ptrdiff_t r, real_bits bits, real blank) {
+static void fill(const group_t *g, ptrdiff_t r, real_bits bits, real blank) {
     const fsm_args *args = g->args;
-    const fsm_row row = FN(row_of)(g, r);
+    const fsm_row row = row_of(g, r);
     real chunk[FSM_CHUNK];
-    if (FN(stream_of)(g))
-        FN(stream_flush)(g->stream);
+    if (stream_of(g))
+        stream_flush(g->stream);
     for (ptrdiff_t c = 0; c < args->n; c += FSM_CHUNK) {
         const ptrdiff_t count = args->n - c < FSM_CHUNK ? args->n - c : FSM_CHUNK;
         for (ptrdiff_t i = 0; i < count; i++)
             memcpy(chunk + i, &bits, sizeof bits);
         if (args->operands[FSM_MASK].data)
-            FN(blank)(args, row.at[FSM_MASK], c, count, chunk, chunk, blank);
-        FN(store)(args, FSM_Y, row.at[FSM_Y], c, count, chunk);
+            apply_mask(args, row.at[FSM_MASK], c, count, chunk, chunk, blank);
+        store(args, FSM_Y, row.at[FSM_Y], c, count, chunk);
     }
 }
 
 /* The result of a row without one: all -inf gives `blank` if that is asked for or nothing takes part; else all that
  * takes part is the one NaN that results hold: propagated ones differ between CPUs. */
-static void FN(fill_row)(const FN(group) * g, ptrdiff_t r, bool all_neg_inf, real blank) {
-    const fsm_row row = FN(row_of)(g, r);
+static void fill_row(const group_t *g, ptrdiff_t r, bool all_neg_inf, real blank) {
+    const fsm_row row = row_of(g, r);
     real_bits bits;
     memcpy(&bits, &blank, sizeof bits);
-    if (!all_neg_inf || (!g->args->zero_if_all_neg_inf && FN(count_parts)(g->args, &row) > 0))
+    if (!all_neg_inf || (!g->args->zero_if_all_neg_inf && count_parts(g->args, &row) > 0))
         bits = QUIET_NAN_BITS;
-    FN(fill)(g, r, bits, blank);
+    fill(g, r, bits, blank);
 }
 
 /* Asks for elements [begin, begin + count) of x of row `r`, which need not exist, ahead of work that leaves the memory
  * idle. Rows of one chunk come as fast by themselves, but to the log family where the array is larger than the caches.
  */
-FSM_INLINE void FN(prefetch_row)(const FN(group) * g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t count) {
+FSM_INLINE void prefetch_row(const group_t *g, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t count) {
     const fsm_operand *x = &g->args->operands[FSM_X];
     const ptrdiff_t size = fsm_size_of[x->storage];
     if (fsm_is_contiguous(g->args, FSM_X)) {
@@ -277,8 +290,8 @@ FSM_INLINE void FN(prefetch_row)(const FN(group) * g, ptrdiff_t r, ptrdiff_t beg
 }
 
 /* Some rows of a group, as a group. */
-FSM_INLINE_ FN(group) FN(part_of_group)(const FN(group) * g, ptrdiff_t first, ptrdiff_t rows) {
-    FN(group) part = *g;
+FSM_INLINE_ group_t part_of_group(const group_t *g, ptrdiff_t first, ptrdiff_t rows) {
+    group_t part = *g;
     part.row = fsm_row_across(g->row, g->args, first);
     part.rows = rows;
     return part;
@@ -287,40 +300,40 @@ FSM_INLINE_ FN(group) FN(part_of_group)(const FN(group) * g, ptrdiff_t first, pt
 /* ---- rows that threads share */
 
 /* What is done with chunks [begin, end) of the rows of a group; `of` says with what. */
-typedef void FN(chunks)(const FN(group) * g, const void *of, ptrdiff_t begin, ptrdiff_t end);
+typedef void chunks_t(const group_t *g, const void *of, ptrdiff_t begin, ptrdiff_t end);
 
 typedef struct {
-    const FN(group) * g;
-    FN(chunks) * chunks;
+    const group_t *g;
+    chunks_t *chunks;
     const void *of;
     ptrdiff_t first;
-} FN(shared_rows);
+} shared_rows_t;
 
 /* With the scratch, and the unwritten line, of whoever computes. */
-static void FN(take_chunks)(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    const FN(shared_rows) *shared = context;
-    FN(group) g = *shared->g;
-    FN(stream) stream;
+static void take_chunks(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const shared_rows_t *shared = context;
+    group_t g = *shared->g;
+    stream_t stream;
     stream.held = 0;
     g.scratch = scratch;
     g.stream = g.stream ? &stream : NULL;
     shared->chunks(&g, shared->of, shared->first + begin, shared->first + end);
-    if (FN(stream_of)(&g)) {
-        FN(stream_flush)(&stream);
+    if (stream_of(&g)) {
+        stream_flush(&stream);
         vec_stream_end();
     }
 }
 
-FSM_INLINE_ ptrdiff_t FN(chunks_of)(const FN(group) * g) {
+FSM_INLINE_ ptrdiff_t chunks_of(const group_t *g) {
     return (g->args->n - 1) / FSM_CHUNK + 1;
 }
 
 /* Chunks [begin, end), on the calling thread alone unless it has helpers. Rows that are shared are not held. */
-FSM_OUTLINE_ void FN(share_chunks)(const FN(group) * g, FN(chunks) * chunks, const void *of, ptrdiff_t begin,
+FSM_OUTLINE_ void share_chunks(const group_t *g, chunks_t *chunks, const void *of, ptrdiff_t begin,
                                    ptrdiff_t end) {
     if (g->args->helpers > 0) {
-        const FN(shared_rows) shared = {g, chunks, of, begin};
-        fsm_share(g->args, FN(take_chunks), &shared, end - begin, FSM_CHUNK * sizeof(real), g->scratch);
+        const shared_rows_t shared = {g, chunks, of, begin};
+        fsm_share(g->args, take_chunks, &shared, end - begin, FSM_CHUNK * sizeof(real), g->scratch);
     } else {
         chunks(g, of, begin, end);
     }
@@ -335,91 +348,91 @@ FSM_OUTLINE_ void FN(share_chunks)(const FN(group) * g, FN(chunks) * chunks, con
 typedef struct {
     char *at;
     ptrdiff_t step, tile_step, count;
-} FN(piece);
+} piece_t;
 
-FSM_INLINE_ real *FN(in_piece)(FN(piece) piece, ptrdiff_t t, ptrdiff_t i) {
+FSM_INLINE_ real *in_piece(piece_t piece, ptrdiff_t t, ptrdiff_t i) {
     return (real *)(piece.at + t * piece.tile_step + i * piece.step);
 }
 
 /* Asks for a block ahead of its use; it need not exist. Without, columns in memory take 5 to 10 % longer. */
-FSM_INLINE_ void FN(prefetch_block)(const real *block) {
+FSM_INLINE_ void prefetch_block(const real *block) {
     for (size_t b = 0; b < LANES * sizeof *block; b += 64)
         FSM_PREFETCH((const char *)block + b);
 }
 
 /* Whether the columns of an operand lie side by side, as they are computed with. */
-FSM_INLINE_ bool FN(lies_side_by_side)(const fsm_args *args, int which) {
+FSM_INLINE_ bool lies_side_by_side(const fsm_args *args, int which) {
     const fsm_operand *operand = &args->operands[which];
     return args->axes == 1 && operand->storage == STORED_REAL && !operand->swapped && operand->across == sizeof(real);
 }
 
 /* Whether the numbers of an operand are a piece where they lie. */
-FSM_INLINE_ bool FN(lies_in_tiles)(const FN(group) * g, int which) {
-    return !g->runs && g->rows == (ptrdiff_t)g->tiles * LANES && FN(lies_side_by_side)(g->args, which);
+FSM_INLINE_ bool lies_in_tiles(const group_t *g, int which) {
+    return !g->runs && g->rows == (ptrdiff_t)g->tiles * LANES && lies_side_by_side(g->args, which);
 }
 
-FSM_INLINE_ FN(piece) FN(piece_in_place)(const FN(group) * g, int which, ptrdiff_t begin, ptrdiff_t count) {
+FSM_INLINE_ piece_t piece_in_place(const group_t *g, int which, ptrdiff_t begin, ptrdiff_t count) {
     const ptrdiff_t step = g->args->operands[which].step[0];
-    return (FN(piece)){g->row.at[which] + begin * step, step, LANES * sizeof(real), count};
+    return (piece_t){g->row.at[which] + begin * step, step, LANES * sizeof(real), count};
 }
 
-FSM_INLINE_ FN(piece) FN(piece_in_scratch)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count) {
+FSM_INLINE_ piece_t piece_in_scratch(const group_t *g, ptrdiff_t begin, ptrdiff_t count) {
     const ptrdiff_t size = sizeof(real);
-    return (FN(piece)){(char *)FN(in_scratch)(g, 0, begin), LANES * size, g->pitch * size, count};
+    return (piece_t){(char *)in_scratch(g, 0, begin), LANES * size, g->pitch * size, count};
 }
 
 /* A piece of x, loaded if need be. `again`: it was before, and nothing has been done to it in the scratch. */
-static FN(piece) FN(piece_of_x)(const FN(group) * g, ptrdiff_t begin, ptrdiff_t count, bool again) {
-    if (FN(x_is_plain)(g->args) && FN(lies_in_tiles)(g, FSM_X))
-        return FN(piece_in_place)(g, FSM_X, begin, count);
+static piece_t piece_of_x(const group_t *g, ptrdiff_t begin, ptrdiff_t count, bool again) {
+    if (x_is_plain(g->args) && lies_in_tiles(g, FSM_X))
+        return piece_in_place(g, FSM_X, begin, count);
     if (!again || !g->held)
-        FN(load_group)(g, begin, count);
-    return FN(piece_in_scratch)(g, begin, count);
+        load_group(g, begin, count);
+    return piece_in_scratch(g, begin, count);
 }
 
 /* ---- columns of n <= LANES elements, one to a lane of their sums */
 
 /* The exponentials of tile t of x, to tile t of e. */
-FSM_INLINE void FN(exp_column)(FN(piece) x, FN(piece) e, int t, const FN(exp_frame) * frame, bool careful) {
+FSM_INLINE void exp_column(piece_t x, piece_t e, int t, const exp_frame_t *frame, bool careful) {
     ptrdiff_t i = 0;
     for (; i + 4 <= x.count; i += 4) {
         const real *from[4];
         real *to[4];
         FSM_UNROLL
         for (int k = 0; k < 4; k++) {
-            from[k] = FN(in_piece)(x, t, i + k);
-            to[k] = FN(in_piece)(e, t, i + k);
+            from[k] = in_piece(x, t, i + k);
+            to[k] = in_piece(e, t, i + k);
         }
-        FN(exp_and_add)(from, to, 4, frame, careful);
+        exp_and_add(from, to, 4, frame, careful);
     }
     for (; i < x.count; i++) {
-        const real *from = FN(in_piece)(x, t, i);
-        real *to = FN(in_piece)(e, t, i);
-        FN(exp_and_add)(&from, &to, 1, frame, careful);
+        const real *from = in_piece(x, t, i);
+        real *to = in_piece(e, t, i);
+        exp_and_add(&from, &to, 1, frame, careful);
     }
 }
 
 /* e of an element of the columns, or 0 where it is the one at `at`. */
-FSM_INLINE vec FN(leave_out)(vec e, ptrdiff_t element, vec at) {
-    return FN(select_eq)(at, vec_set1((real)element), vec_set1(0), e);
+FSM_INLINE vec leave_out(vec e, ptrdiff_t element, vec at) {
+    return select_eq(at, vec_set1((real)element), vec_set1(0), e);
 }
 
 /* The sums of tile t of e; without the elements at `left_out`, unless that is NULL. */
-FSM_INLINE vec_acc FN(sum_short_column)(FN(piece) e, int t, const vec *left_out) {
+FSM_INLINE vec_acc sum_short_column(piece_t e, int t, const vec *left_out) {
     const int used = (int)e.count;
     vec_acc lanes[LANES / 2];
     int width = LANES / 2;
     while (width > 1 && width >= used)
         width /= 2;
     for (int j = 0; j < width; j++) {
-        vec a = vec_load(FN(in_piece)(e, t, j));
-        lanes[j] = vec_acc_of(left_out ? FN(leave_out)(a, j, *left_out) : a);
+        vec a = vec_load(in_piece(e, t, j));
+        lanes[j] = vec_acc_of(left_out ? leave_out(a, j, *left_out) : a);
         if (j + width < used) {
-            a = vec_load(FN(in_piece)(e, t, j + width));
-            lanes[j] = vec_acc_merge(lanes[j], vec_acc_of(left_out ? FN(leave_out)(a, j + width, *left_out) : a));
+            a = vec_load(in_piece(e, t, j + width));
+            lanes[j] = vec_acc_merge(lanes[j], vec_acc_of(left_out ? leave_out(a, j + width, *left_out) : a));
         }
     }
-    return FN(fold_columns)(lanes, width);
+    return fold_columns(lanes, width);
 }
 
 /* ---- groups */
@@ -431,34 +444,34 @@ typedef struct {
     ptrdiff_t tiles;     /* of columns: at most */
     ptrdiff_t most_rows; /* in a group that needs no scratch */
     bool *survey;        /* for the groups */
-    void (*short_rows)(const FN(group) *); /* for those that lie in line, or NULL */
+    void (*short_rows)(const group_t *); /* for those that lie in line, or NULL */
     unsigned in_line;                      /* these operands, by BIT() */
     bool may_turn;                         /* those that leave lanes idle are columns all the same (are_turned) */
-} FN(plan);
+} plan_t;
 
 /* Tiles in the scratch: numbers from one to the next, and how many fit. They are a block apart, so that the same
  * element of every tile does not compete for the same place in the cache. */
 typedef struct {
     ptrdiff_t pitch, tiles;
-} FN(tiling);
+} tiling_t;
 
-FSM_INLINE_ FN(tiling) FN(tiling_of)(ptrdiff_t elements, FN(plan) plan, ptrdiff_t strips) {
+FSM_INLINE_ tiling_t tiling_of(ptrdiff_t elements, plan_t plan, ptrdiff_t strips) {
     const ptrdiff_t pitch = elements * LANES + LANES, fit = (plan.room + LANES) / pitch;
     const ptrdiff_t most = strips < plan.tiles ? strips : plan.tiles;
-    return (FN(tiling)){pitch, fit < most ? fit : most};
+    return (tiling_t){pitch, fit < most ? fit : most};
 }
 
 /* The most tiles of a group; says how they lie in the scratch. */
-FSM_INLINE_ ptrdiff_t FN(lay_tiles)(FN(group) * g, FN(plan) plan, ptrdiff_t strips) {
+FSM_INLINE_ ptrdiff_t lay_tiles(group_t *g, plan_t plan, ptrdiff_t strips) {
     const ptrdiff_t n = g->args->n, piece = n < PIECE ? n : PIECE;
-    const FN(tiling) whole = FN(tiling_of)(n, plan, strips), part = FN(tiling_of)(piece, plan, strips);
+    const tiling_t whole = tiling_of(n, plan, strips), part = tiling_of(piece, plan, strips);
     g->held = whole.tiles >= (part.tiles < FSM_STRIPS_HELD ? part.tiles : FSM_STRIPS_HELD);
     g->pitch = g->held ? whole.pitch : part.pitch;
     return g->held ? whole.tiles : part.tiles;
 }
 
 /* The same of rows. */
-FSM_INLINE_ ptrdiff_t FN(lay_rows)(FN(group) * g, FN(plan) plan) {
+FSM_INLINE_ ptrdiff_t lay_rows(group_t *g, plan_t plan) {
     const ptrdiff_t n = g->args->n, most = g->x_ready && g->y_ready ? plan.most_rows : LANES;
     g->held = plan.hold_rows && n <= plan.room;
     g->pitch = g->held || n < FSM_CHUNK ? n : FSM_CHUNK;
@@ -468,12 +481,12 @@ FSM_INLINE_ ptrdiff_t FN(lay_rows)(FN(group) * g, FN(plan) plan) {
 }
 
 /* Walks through strips [begin, end), group by group. */
-static void FN(each_group_of_strips)(FN(group) g, ptrdiff_t begin, ptrdiff_t end, FN(plan) plan,
-                                     void (*columns)(const FN(group) *)) {
+static void each_group_of_strips(group_t g, ptrdiff_t begin, ptrdiff_t end, plan_t plan,
+                                     void (*columns)(const group_t *)) {
     const fsm_args *args = g.args;
-    const ptrdiff_t strips = fsm_strips(args->columns, LANES), most = FN(lay_tiles)(&g, plan, strips);
+    const ptrdiff_t strips = fsm_strips(args->columns, LANES), most = lay_tiles(&g, plan, strips);
     /* A last strip that is narrower has to be loaded, the others need not: it is a group of its own. */
-    const bool parted = args->columns % LANES != 0 && FN(lies_side_by_side)(args, FSM_X);
+    const bool parted = args->columns % LANES != 0 && lies_side_by_side(args, FSM_X);
     fsm_cursor cursor;
     fsm_cursor_to(&cursor, args, begin / strips);
     for (ptrdiff_t unit = begin; unit < end; unit += g.tiles) {
@@ -495,18 +508,18 @@ static void FN(each_group_of_strips)(FN(group) g, ptrdiff_t begin, ptrdiff_t end
 #define MOST_RUNS 256
 
 /* Whether rows that follow each other along the last dimension lie closer than the elements of each. */
-FSM_INLINE_ bool FN(rows_interleave)(const fsm_args *args) {
+FSM_INLINE_ bool rows_interleave(const fsm_args *args) {
     const fsm_operand *x = &args->operands[FSM_X];
     const ptrdiff_t step = x->step[args->axes - 1], size = fsm_size_of[x->storage];
     return args->ndim > 0 && step != size && (x->across < 0 ? -x->across : x->across) < (step < 0 ? -step : step);
 }
 
 /* Walks through rows [begin, end), group by group, as columns. */
-static void FN(each_group_of_turned)(FN(group) g, ptrdiff_t begin, ptrdiff_t end, FN(plan) plan,
-                                     void (*columns)(const FN(group) *)) {
+static void each_group_of_turned(group_t g, ptrdiff_t begin, ptrdiff_t end, plan_t plan,
+                                     void (*columns)(const group_t *)) {
     const fsm_args *args = g.args;
     const ptrdiff_t along = args->shape[args->ndim - 1];
-    const ptrdiff_t fit = FN(lay_tiles)(&g, plan, fsm_strips(end - begin, LANES)) * LANES;
+    const ptrdiff_t fit = lay_tiles(&g, plan, fsm_strips(end - begin, LANES)) * LANES;
     const ptrdiff_t most = fit < (MOST_RUNS - 1) * along ? fit : (MOST_RUNS - 1) * along;
     fsm_row runs[MOST_RUNS];
     fsm_cursor cursor;
@@ -530,7 +543,7 @@ static void FN(each_group_of_turned)(FN(group) g, ptrdiff_t begin, ptrdiff_t end
 }
 
 /* How many short rows share a block (short_rows.h). */
-FSM_INLINE_ int FN(parts_of)(ptrdiff_t n, ptrdiff_t rows) {
+FSM_INLINE_ int parts_of(ptrdiff_t n, ptrdiff_t rows) {
     int parts = 8;
     while (parts > 1 && (parts * n > LANES || parts / 2 >= rows))
         parts /= 2;
@@ -541,20 +554,20 @@ FSM_INLINE_ int FN(parts_of)(ptrdiff_t n, ptrdiff_t rows) {
  * would be filled, which takes longer than the way there and back by squares (load.h). Softmax then takes 0.66 to 0.84
  * times as long for n = 9 to 12 and 17 to 24, log_softmax and logsumexp 0.85 to 1.0; for other n, columns would take up
  * to 1.25 times as long (float32; float64 the same at half of that; AVX2, Zen 3). */
-FSM_INLINE_ bool FN(are_turned)(ptrdiff_t n, ptrdiff_t rows) {
-    return rows >= LANES && n >= SIDE && 4 * FN(parts_of)(n, LANES) * n <= 3 * LANES;
+FSM_INLINE_ bool are_turned(ptrdiff_t n, ptrdiff_t rows) {
+    return rows >= LANES && n >= SIDE && 4 * parts_of(n, LANES) * n <= 3 * LANES;
 }
 
-FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
-                                 void (*rows)(const FN(group) *), void (*columns)(const FN(group) *));
+FSM_OUTLINE_ void each_group(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, plan_t plan,
+                                 void (*rows)(const group_t *), void (*columns)(const group_t *));
 
 /* Walks through short rows [begin, end) that would lie in line if all operands were ready: as many as there is room for
  * are loaded, so that they do, and the results stored. Bfloat16 softmax of (65536, 32) then takes 0.41 times as long
  * (AVX2, Zen 3). */
-static void FN(each_group_loaded)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
-                                  void (*rows)(const FN(group) *), void (*columns)(const FN(group) *)) {
+static void each_group_loaded(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, plan_t plan,
+                                  void (*rows)(const group_t *), void (*columns)(const group_t *)) {
     const ptrdiff_t n = args->n, along = args->shape[args->ndim - 1], size = sizeof(real);
-    const unsigned others = FN(not_ready)(args, plan.in_line);
+    const unsigned others = not_ready(args, plan.in_line);
     real room[2][GROUP_ROOM]; /* results take the place of x */
     fsm_args loaded;
     fsm_cursor cursor;
@@ -583,16 +596,16 @@ static void FN(each_group_loaded)(const fsm_args *args, ptrdiff_t begin, ptrdiff
             if (others & BIT(which)) {
                 real *to = room[which == FSM_SAVED];
                 if (which != FSM_Y)
-                    FN(load)(args, which, operand->data, 0, count * n, to);
+                    load(args, which, operand->data, 0, count * n, to);
                 operand->data = (char *)to;
                 operand->storage = STORED_REAL;
                 operand->across = operand->stride[0] = n * size;
                 operand->step[0] = size;
             }
         }
-        FN(each_group)(&loaded, 0, count, scratch, plan, rows, columns);
+        each_group(&loaded, 0, count, scratch, plan, rows, columns);
         if (others & BIT(FSM_Y))
-            FN(store)(args, FSM_Y, cursor.row.at[FSM_Y], 0, count * n, room[0]);
+            store(args, FSM_Y, cursor.row.at[FSM_Y], 0, count * n, room[0]);
         fsm_cursor_advance(&cursor, args, count);
     }
 }
@@ -601,42 +614,42 @@ static void FN(each_group_loaded)(const fsm_args *args, ptrdiff_t begin, ptrdiff
  * once they are loaded, and fill their blocks (are_turned()). If not, those that would not fill a block, and those that
  * interleave, are taken as columns, if there are enough of them: (100000, 10) float32 softmax then takes 1.3 ns an
  * element, row by row 3.0 (AVX-512, Zen 5). */
-FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, FN(plan) plan,
-                                 void (*rows)(const FN(group) *), void (*columns)(const FN(group) *)) {
-    const bool plain = FN(x_is_plain)(args) && !args->operands[FSM_WEIGHT].data;
+FSM_OUTLINE_ void each_group(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch, plan_t plan,
+                                 void (*rows)(const group_t *), void (*columns)(const group_t *)) {
+    const bool plain = x_is_plain(args) && !args->operands[FSM_WEIGHT].data;
     const bool short_rows = !args->columns && args->n <= FSM_MOST_BLOCKS * LANES;
-    const bool follow = plan.short_rows && short_rows && end - begin > 1 && FN(rows_follow)(args, plan.in_line);
-    const bool ready = follow && !FN(not_ready)(args, plan.in_line);
+    const bool follow = plan.short_rows && short_rows && end - begin > 1 && rows_follow(args, plan.in_line);
+    const bool ready = follow && !not_ready(args, plan.in_line);
     if (follow && !ready && args->shape[args->ndim - 1] >= LANES / 4) {
-        FN(each_group_loaded)(args, begin, end, scratch, plan, rows, columns);
+        each_group_loaded(args, begin, end, scratch, plan, rows, columns);
         return;
     }
-    const bool in_line = ready && !(plan.may_turn && FN(are_turned)(args->n, end - begin));
+    const bool in_line = ready && !(plan.may_turn && are_turned(args->n, end - begin));
     const bool turned =
-        !in_line && short_rows && end - begin >= LANES / 2 && (args->n < LANES || FN(rows_interleave)(args));
+        !in_line && short_rows && end - begin >= LANES / 2 && (args->n < LANES || rows_interleave(args));
     const int last = args->ndim - 1;
-    FN(stream) stream;
+    stream_t stream;
     stream.held = 0;
-    FN(group) g;
+    group_t g;
     g.args = args;
     g.columns = args->columns || turned;
     g.tiles = 1;
     g.runs = NULL;
-    g.x_ready = FN(lies_ready)(args, FSM_X) && plain;
-    g.y_ready = args->operands[FSM_Y].data && FN(lies_ready)(args, FSM_Y);
+    g.x_ready = lies_ready(args, FSM_X) && plain;
+    g.y_ready = args->operands[FSM_Y].data && lies_ready(args, FSM_Y);
     g.scratch = scratch;
-    g.beta = FN(beta_of)(args->temperature);
+    g.beta = beta_of(args->temperature);
     g.survey = plan.survey;
-    g.stream = FN(streams)(args) ? &stream : NULL;
+    g.stream = streams(args) ? &stream : NULL;
     if (args->columns) {
-        FN(each_group_of_strips)(g, begin, end, plan, columns);
+        each_group_of_strips(g, begin, end, plan, columns);
         return;
     }
     if (turned) {
-        FN(each_group_of_turned)(g, begin, end, plan, columns);
+        each_group_of_turned(g, begin, end, plan, columns);
         return;
     }
-    const ptrdiff_t most = FN(lay_rows)(&g, plan);
+    const ptrdiff_t most = lay_rows(&g, plan);
     fsm_cursor cursor;
     fsm_cursor_to(&cursor, args, begin);
     for (ptrdiff_t unit = begin; unit < end; unit += g.rows) {
@@ -648,8 +661,10 @@ FSM_OUTLINE_ void FN(each_group)(const fsm_args *args, ptrdiff_t begin, ptrdiff_
         (in_line ? plan.short_rows : rows)(&g);
         fsm_cursor_advance(&cursor, args, g.rows);
     }
-    if (FN(stream_of)(&g)) {
-        FN(stream_flush)(&stream);
+    if (stream_of(&g)) {
+        stream_flush(&stream);
         vec_stream_end();
     }
 }
+
+#endif

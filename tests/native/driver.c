@@ -22,33 +22,33 @@ typedef void sums_f32(const float *, ptrdiff_t, ptrdiff_t, float *, fsm_sum *);
 typedef void sums_f64(const double *, ptrdiff_t, ptrdiff_t, double *, fsm_sum *);
 
 #define ISA(name)                                                                                                      \
-    probe_f32 fsm_probe_f32_##name;                                                                                    \
-    probe_f64 fsm_probe_f64_##name;                                                                                    \
-    sums_f32 fsm_probe_sums_f32_##name;                                                                                \
-    sums_f64 fsm_probe_sums_f64_##name;
+    probe_f32 fsm_probe_##name##_f32;                                                                                    \
+    probe_f64 fsm_probe_##name##_f64;                                                                                    \
+    sums_f32 fsm_probe_sums_##name##_f32;                                                                                \
+    sums_f64 fsm_probe_sums_##name##_f64;
 #include "isa.def"
 #undef ISA
 
 static probe_f32 *const probes_f32[] = {
-#define ISA(name) fsm_probe_f32_##name,
+#define ISA(name) fsm_probe_##name##_f32,
 #include "isa.def"
 #undef ISA
 };
 
 static probe_f64 *const probes_f64[] = {
-#define ISA(name) fsm_probe_f64_##name,
+#define ISA(name) fsm_probe_##name##_f64,
 #include "isa.def"
 #undef ISA
 };
 
 static sums_f32 *const all_sums_f32[] = {
-#define ISA(name) fsm_probe_sums_f32_##name,
+#define ISA(name) fsm_probe_sums_##name##_f32,
 #include "isa.def"
 #undef ISA
 };
 
 static sums_f64 *const all_sums_f64[] = {
-#define ISA(name) fsm_probe_sums_f64_##name,
+#define ISA(name) fsm_probe_sums_##name##_f64,
 #include "isa.def"
 #undef ISA
 };
@@ -60,7 +60,7 @@ static void die(const char *what) {
 
 static int find_isa(const char *name) {
     for (int i = 0; i < fsm_isa_count; i++)
-        if (strcmp(fsm_isas[i]->name, name) == 0 && fsm_isa_usable(i))
+        if (strcmp(fsm_isas[i].name, name) == 0 && fsm_isa_usable(i))
             return i;
     die("no such instruction set here");
     return -1;
@@ -141,7 +141,7 @@ static int run(char **argv, int count) {
     if (op == FSM_OPS)
         die("no such operation");
     int dtype = find_dtype(argv[2]), floats = dtype == FSM_F32 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
-    fsm_kernel *kernel = fsm_isas[find_isa(argv[1])]->kernels[op][dtype];
+    fsm_kernel *kernel = fsm_isas[find_isa(argv[1])].kernels[dtype][op];
     ptrdiff_t outer = atol(argv[3]), n = atol(argv[4]), inner = atol(argv[5]);
 
     const bool reduces = op == FSM_OP_logsumexp || op == FSM_OP_logmeanexp || op == FSM_OP_softmax_entropy;
@@ -218,7 +218,7 @@ int main(int argc, char **argv) {
     if (argc == 2 && strcmp(argv[1], "isas") == 0) {
         for (int i = 0; i < fsm_isa_count; i++)
             if (fsm_isa_usable(i))
-                puts(fsm_isas[i]->name);
+                puts(fsm_isas[i].name);
         return 0;
     }
     if (argc >= 8 && strcmp(argv[1], "run") == 0)

@@ -1,13 +1,14 @@
 /* The vector layer and the sums, each as one function, for tests/test_native.py. Compiled into an instruction set's
  * file, once a precision, where the build defines FSM_PROBE as the path of this file. */
-#include "half.h"
-#include "scalar_math.h"
+#include "arrays/half.h"
+#include "kernels/table.h"
+#include "math/scalar_math.h"
 
 /* Runs vec_<function>, or one of the portable headers, on blocks a, b, c and an integer n; writes its result and
  * returns the bytes written. */
-size_t FN(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result);
+size_t FSM_OF_THIS_UNIT(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result);
 
-size_t FN(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result) {
+size_t FSM_OF_THIS_UNIT(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result) {
     const vec va = vec_load(a), vb = vec_load(b), vc = vec_load(c);
     real *out = result;
 #define IS(name) (strcmp(function, #name) == 0)
@@ -149,26 +150,26 @@ size_t FN(probe)(const char *function, const real *a, const real *b, const real 
 
 /* The exponentials that softmax adds up, and their sum: for one row of n (columns = 0), or for n rows of fewer than
  * LANES columns. Writes n * max(columns, 1) exponentials and max(columns, 1) sums. */
-void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums);
+void FSM_OF_THIS_UNIT(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums);
 
-void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums) {
-    FN(range) range = FN(range_of)(vec_set1(1));
+void FSM_OF_THIS_UNIT(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums) {
+    range_t range = range_of(vec_set1(1));
     for (ptrdiff_t i = 0; columns == 0 && i < n; i += FSM_CHUNK)
-        range = FN(range_join)(range, FN(range_row)(x + i, n - i < FSM_CHUNK ? n - i : FSM_CHUNK, NULL));
+        range = range_join(range, range_row(x + i, n - i < FSM_CHUNK ? n - i : FSM_CHUNK, NULL));
     for (ptrdiff_t i = 0; columns && i < n; i++)
-        range = FN(range_join)(range, FN(range_of)(vec_load_n(x + i * columns, columns, 1)));
-    const FN(softmax_plan) plan = FN(softmax_plan_of)(range, FN(beta_of)(1), columns != 0);
+        range = range_join(range, range_of(vec_load_n(x + i * columns, columns, 1)));
+    const softmax_plan_t plan = softmax_plan_of(range, beta_of(1), columns != 0);
 
     fsm_sum total = {0, 0};
     for (ptrdiff_t c = 0; columns == 0 && c < n; c += FSM_CHUNK) {
         const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-        total = FN(sum_merge)(total, FN(sum_row)(x + c, e + c, count, -1, NULL, &plan.frame, FN(PLAIN)));
+        total = sum_merge(total, sum_row(x + c, e + c, count, -1, NULL, &plan.frame, PLAIN));
         sums[0] = total;
     }
 
     real numbers[PIECE * LANES];
     vec_acc lanes[LANES], sum = vec_acc_zero();
-    FN(softmax_tile) tile;
+    softmax_tile_t tile;
     tile.range = range;
     tile.plan = plan;
     tile.lanes = lanes;
@@ -178,14 +179,14 @@ void FN(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_
             lanes[j] = vec_acc_zero();
         for (ptrdiff_t p = c; p < end; p += PIECE) {
             const ptrdiff_t count = end - p < PIECE ? end - p : PIECE;
-            const FN(piece) piece = {(char *)numbers, LANES * sizeof(real), 0, count};
+            const piece_t piece = {(char *)numbers, LANES * sizeof(real), 0, count};
             for (ptrdiff_t i = 0; i < count; i++)
                 vec_store(numbers + i * LANES, vec_load_n(x + (p + i) * columns, columns, 1));
-            FN(softmax_add_piece)(&tile, 1, piece, piece, true);
+            softmax_add_piece(&tile, 1, piece, piece, true);
             for (ptrdiff_t i = 0; i < count; i++)
                 memcpy(e + (p + i) * columns, numbers + i * LANES, (size_t)columns * sizeof *e);
         }
-        sum = vec_acc_merge(sum, FN(fold_columns)(lanes, LANES));
+        sum = vec_acc_merge(sum, fold_columns(lanes, LANES));
     }
     double hi[LANES], lo[LANES];
     vec_acc_get(sum, hi, lo);

@@ -1,12 +1,33 @@
-/* The contract: what an instruction set defines, once for vf32 and once for vf64 (bind_f32.h and
- * bind_f64.h say which of the two the names below mean). The prototypes repeat here so that the compiler
- * checks every instruction set against them. No include guard: each precision reads this file.
+/* The contract: what an instruction set defines, in the precision of the translation unit. The prototypes stand here so
+ * that the compiler checks every instruction set against them.
  *
  *   real      float or double
  *   vec       a block of LANES reals: 32 float32 or 16 float64, whatever the register size
  *   vec_acc   a running sum for each lane: a float64, or for float64 a pair hi + lo
  *
- * Every function works lane by lane and rounds once, to nearest, unless its line says otherwise. */
+ * Every function works lane by lane and rounds once, to nearest, unless its line says otherwise.
+ *
+ * FSM_SIMD names the instruction set's header. Where nobody has said which, as in an editor that opens one header, it is
+ * the scalar reference. */
+#ifndef FSM_VEC_H
+#define FSM_VEC_H
+
+#include "real.h"
+
+#if !defined(FSM_SIMD)
+#define FSM_SIMD "scalar.h"
+#endif
+#include FSM_SIMD
+
+/* Whether results may go past the caches: the instruction set has its own vec_stream(). */
+#if !defined(FSM_STREAMS)
+#define FSM_STREAMS 0
+#endif
+
+/* Whether it pays to ask for memory ahead of a sweep that does next to nothing with it. */
+#if !defined(FSM_ASKS_AHEAD)
+#define FSM_ASKS_AHEAD 1
+#endif
 
 /* Memory: p needs no alignment; only the n elements at p are touched, 0 <= n <= LANES. */
 FSM_INLINE vec vec_load(const real *p);
@@ -70,3 +91,15 @@ FSM_INLINE void vec_max_parts(vec a, int parts, real *max);       /* vec_hmax of
 FSM_INLINE void vec_find_parts(vec a, vec b, int parts, int *at); /* vec_find_eq of each row, or LANES/parts */
 FSM_INLINE vec_acc vec_acc_of(vec a); /* vec_acc_add to vec_acc_zero, but for the sign of zeros */
 FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo); /* vec_acc_fold of each row */
+
+/* By way of memory, short rows side by side take up to 1.7 times as long as they do as columns. */
+#if defined(FSM_HAS_PARTS)
+#define IF_PARTS_PAY(function) (function)
+#else
+#include "parts.h"
+#define IF_PARTS_PAY(function) (false ? (function) : NULL)
+#endif
+
+#include "registers.h"
+
+#endif

@@ -1,7 +1,10 @@
 /* SVE of the length the file is compiled for (-msve-vector-bits=128, 256 or 512): a block is eight, four or two
  * registers. fmax and fmin give NaN for a NaN operand; subnormal operands cost nothing. */
-#include "../fsm.h"
-#include "../half.h"
+#ifndef FSM_SVE_H
+#define FSM_SVE_H
+
+#include "real.h"
+#include "../arrays/half.h"
 
 #include <arm_neon.h>
 #include <arm_sve.h>
@@ -15,31 +18,35 @@
 
 #include "arm_turn.h"
 
-/* ---- float32 */
-
 #define LANES32 (__ARM_FEATURE_SVE_BITS / 32) /* of one register */
 #define ALL32   svptrue_b32()
 
 typedef svfloat32_t register_f32 __attribute__((arm_sve_vector_bits(__ARM_FEATURE_SVE_BITS)));
 
+#if FSM_REAL == 32
+
 typedef struct {
     register_f32 v[REGISTERS];
-} vf32;
+} vec;
+
+#endif
 
 /* The lanes of register i that are among the first n of the block. */
 FSM_INLINE svbool_t lanes32(ptrdiff_t n, int i) {
     return svwhilelt_b32((int64_t)i * LANES32, (int64_t)n);
 }
 
-FSM_INLINE vf32 vf32_load(const float *p) {
-    vf32 r;
+#if FSM_REAL == 32
+
+FSM_INLINE vec vec_load(const float *p) {
+    vec r;
     EACH(i)
         r.v[i] = svld1_f32(ALL32, p + LANES32 * i);
     return r;
 }
 
-FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
-    vf32 r;
+FSM_INLINE vec vec_load_n(const float *p, ptrdiff_t n, float fill) {
+    vec r;
     EACH(i) {
         svbool_t lanes = lanes32(n, i);
         r.v[i] = svsel_f32(lanes, svld1_f32(lanes, p + LANES32 * i), svdup_f32(fill));
@@ -47,48 +54,48 @@ FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
     return r;
 }
 
-FSM_INLINE void vf32_store(float *p, vf32 a) {
+FSM_INLINE void vec_store(float *p, vec a) {
     EACH(i)
         svst1_f32(ALL32, p + LANES32 * i, a.v[i]);
 }
 
-FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
+FSM_INLINE void vec_store_n(float *p, ptrdiff_t n, vec a) {
     EACH(i)
         svst1_f32(lanes32(n, i), p + LANES32 * i, a.v[i]);
 }
 
-FSM_INLINE void vf32_stream(float *p, vf32 a) {
-    vf32_store(p, a);
+FSM_INLINE void vec_stream(float *p, vec a) {
+    vec_store(p, a);
 }
 
-FSM_INLINE void vf32_stream_line(float *p, const float *from) {
+FSM_INLINE void vec_stream_line(float *p, const float *from) {
     memcpy(p, from, 64);
 }
 
-FSM_INLINE void vf32_stream_end(void) {
+FSM_INLINE void vec_stream_end(void) {
 }
 
-FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
-    vf32 r;
+FSM_INLINE vec vec_load_f16(const uint16_t *p) {
+    vec r;
     EACH(i)
         r.v[i] = svcvt_f32_f16_x(ALL32, svreinterpret_f16_u32(svld1uh_u32(ALL32, p + LANES32 * i)));
     return r;
 }
 
-FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+FSM_INLINE void vec_store_f16(uint16_t *p, vec a) {
     EACH(i)
         svst1h_u32(ALL32, p + LANES32 * i, svreinterpret_u32_f16(svcvt_f16_f32_x(ALL32, a.v[i])));
 }
 
-FSM_INLINE vf32 vf32_load_bf16(const uint16_t *p) {
-    vf32 r;
+FSM_INLINE vec vec_load_bf16(const uint16_t *p) {
+    vec r;
     EACH(i)
         r.v[i] = svreinterpret_f32_u32(svlsl_n_u32_x(ALL32, svld1uh_u32(ALL32, p + LANES32 * i), 16));
     return r;
 }
 
 /* fsm_f32_to_bf16 (half.h). */
-FSM_INLINE void vf32_store_bf16(uint16_t *p, vf32 a) {
+FSM_INLINE void vec_store_bf16(uint16_t *p, vec a) {
     EACH(i) {
         svuint32_t bits = svreinterpret_u32_f32(a.v[i]);
         svuint32_t last = svand_n_u32_x(ALL32, svlsr_n_u32_x(ALL32, bits, 16), 1);
@@ -99,114 +106,114 @@ FSM_INLINE void vf32_store_bf16(uint16_t *p, vf32 a) {
     }
 }
 
-FSM_INLINE vf32 vf32_set1(float a) {
-    vf32 r;
+FSM_INLINE vec vec_set1(float a) {
+    vec r;
     EACH(i)
         r.v[i] = svdup_f32(a);
     return r;
 }
 
-FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
+FSM_INLINE vec vec_add(vec a, vec b) {
     EACH(i)
         a.v[i] = svadd_f32_x(ALL32, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
+FSM_INLINE vec vec_sub(vec a, vec b) {
     EACH(i)
         a.v[i] = svsub_f32_x(ALL32, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
+FSM_INLINE vec vec_mul(vec a, vec b) {
     EACH(i)
         a.v[i] = svmul_f32_x(ALL32, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
+FSM_INLINE vec vec_fma(vec a, vec b, vec c) {
     EACH(i)
         a.v[i] = svmla_f32_x(ALL32, c.v[i], a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_mul_error(vf32 a, vf32 b, vf32 p) {
+FSM_INLINE vec vec_mul_error(vec a, vec b, vec p) {
     EACH(i)
         a.v[i] = svnmls_f32_x(ALL32, p.v[i], a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
-    return vf32_fma(e, hi, vf32_mul(e, lo));
+FSM_INLINE vec vec_scale(vec e, vec hi, vec lo) {
+    return vec_fma(e, hi, vec_mul(e, lo));
 }
 
-FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
+FSM_INLINE vec vec_max(vec a, vec b) {
     EACH(i)
         a.v[i] = svmax_f32_x(ALL32, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
+FSM_INLINE vec vec_min(vec a, vec b) {
     EACH(i)
         a.v[i] = svmin_f32_x(ALL32, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_abs(vf32 a) {
+FSM_INLINE vec vec_abs(vec a) {
     EACH(i)
         a.v[i] = svabs_f32_x(ALL32, a.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
-    return vf32_max(x, low);
+FSM_INLINE vec vec_clamp(vec x, vec low) {
+    return vec_max(x, low);
 }
 
-FSM_INLINE vf32 vf32_flush(vf32 x) {
+FSM_INLINE vec vec_flush(vec x) {
     return x;
 }
 
-FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+FSM_INLINE vec vec_select_lt(vec a, vec b, vec yes, vec no) {
     EACH(i)
         a.v[i] = svsel_f32(svcmplt_f32(ALL32, a.v[i], b.v[i]), yes.v[i], no.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_pow2(vf32 z) {
+FSM_INLINE vec vec_pow2(vec z) {
     EACH(i)
         z.v[i] = svreinterpret_f32_u32(svlsl_n_u32_x(ALL32, svreinterpret_u32_f32(z.v[i]), 23));
     return z;
 }
 
-FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
+FSM_INLINE vec vec_bits_sub(vec a, vec b) {
     EACH(i)
         a.v[i] =
             svreinterpret_f32_u32(svsub_u32_x(ALL32, svreinterpret_u32_f32(a.v[i]), svreinterpret_u32_f32(b.v[i])));
     return a;
 }
 
-FSM_INLINE vf32 vf32_bits_or(vf32 a, vf32 b) {
+FSM_INLINE vec vec_bits_or(vec a, vec b) {
     EACH(i)
         a.v[i] =
             svreinterpret_f32_u32(svorr_u32_x(ALL32, svreinterpret_u32_f32(a.v[i]), svreinterpret_u32_f32(b.v[i])));
     return a;
 }
 
-FSM_INLINE float vf32_hmax(vf32 a) {
+FSM_INLINE float vec_hmax(vec a) {
     FSM_UNROLL
     for (int i = 1; i < REGISTERS; i++)
         a.v[0] = svmax_f32_x(ALL32, a.v[0], a.v[i]);
     return svmaxv_f32(ALL32, a.v[0]);
 }
 
-FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
+FSM_INLINE bool vec_any_lt(vec a, vec b) {
     svbool_t any = svpfalse_b();
     EACH(i)
         any = svorr_b_z(ALL32, any, svcmplt_f32(ALL32, a.v[i], b.v[i]));
     return svptest_any(ALL32, any);
 }
 
-FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+FSM_INLINE int vec_find_eq(vec a, vec b) {
     EACH(i) {
         svbool_t equal = svcmpeq_f32(ALL32, a.v[i], b.v[i]);
         if (svptest_any(ALL32, equal))
@@ -215,31 +222,37 @@ FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
     return 32;
 }
 
-/* ---- float64 */
+#endif
 
 #define LANES64 (__ARM_FEATURE_SVE_BITS / 64) /* of one register */
 #define ALL64   svptrue_b64()
 
 typedef svfloat64_t register_f64 __attribute__((arm_sve_vector_bits(__ARM_FEATURE_SVE_BITS)));
 
+#if FSM_REAL == 64
+
 typedef struct {
     register_f64 v[REGISTERS];
-} vf64;
+} vec;
+
+#endif
 
 /* The lanes of register i that are among the first n of the block. */
 FSM_INLINE svbool_t lanes64(ptrdiff_t n, int i) {
     return svwhilelt_b64((int64_t)i * LANES64, (int64_t)n);
 }
 
-FSM_INLINE vf64 vf64_load(const double *p) {
-    vf64 r;
+#if FSM_REAL == 64
+
+FSM_INLINE vec vec_load(const double *p) {
+    vec r;
     EACH(i)
         r.v[i] = svld1_f64(ALL64, p + LANES64 * i);
     return r;
 }
 
-FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
-    vf64 r;
+FSM_INLINE vec vec_load_n(const double *p, ptrdiff_t n, double fill) {
+    vec r;
     EACH(i) {
         svbool_t lanes = lanes64(n, i);
         r.v[i] = svsel_f64(lanes, svld1_f64(lanes, p + LANES64 * i), svdup_f64(fill));
@@ -247,41 +260,41 @@ FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
     return r;
 }
 
-FSM_INLINE void vf64_store(double *p, vf64 a) {
+FSM_INLINE void vec_store(double *p, vec a) {
     EACH(i)
         svst1_f64(ALL64, p + LANES64 * i, a.v[i]);
 }
 
-FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
+FSM_INLINE void vec_store_n(double *p, ptrdiff_t n, vec a) {
     EACH(i)
         svst1_f64(lanes64(n, i), p + LANES64 * i, a.v[i]);
 }
 
-FSM_INLINE void vf64_stream(double *p, vf64 a) {
-    vf64_store(p, a);
+FSM_INLINE void vec_stream(double *p, vec a) {
+    vec_store(p, a);
 }
 
-FSM_INLINE void vf64_stream_line(double *p, const double *from) {
+FSM_INLINE void vec_stream_line(double *p, const double *from) {
     memcpy(p, from, 64);
 }
 
-FSM_INLINE void vf64_stream_end(void) {
+FSM_INLINE void vec_stream_end(void) {
 }
 
-FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
-    vf64 r;
+FSM_INLINE vec vec_load_f16(const uint16_t *p) {
+    vec r;
     EACH(i)
         r.v[i] = svcvt_f64_f16_x(ALL64, svreinterpret_f16_u64(svld1uh_u64(ALL64, p + LANES64 * i)));
     return r;
 }
 
-FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+FSM_INLINE void vec_store_f16(uint16_t *p, vec a) {
     EACH(i)
         svst1h_u64(ALL64, p + LANES64 * i, svreinterpret_u64_f16(svcvt_f16_f64_x(ALL64, a.v[i])));
 }
 
-FSM_INLINE vf64 vf64_load_bf16(const uint16_t *p) {
-    vf64 r;
+FSM_INLINE vec vec_load_bf16(const uint16_t *p) {
+    vec r;
     EACH(i) {
         svuint64_t bits = svlsl_n_u64_x(ALL64, svld1uh_u64(ALL64, p + LANES64 * i), 16);
         r.v[i] = svcvt_f64_f32_x(ALL64, svreinterpret_f32_u64(bits));
@@ -290,121 +303,121 @@ FSM_INLINE vf64 vf64_load_bf16(const uint16_t *p) {
 }
 
 /* Without SVE2 nothing rounds to odd. */
-FSM_INLINE void vf64_store_bf16(uint16_t *p, vf64 a) {
+FSM_INLINE void vec_store_bf16(uint16_t *p, vec a) {
     double lanes[16];
-    vf64_store(lanes, a);
+    vec_store(lanes, a);
     for (int j = 0; j < 16; j++)
         p[j] = fsm_f32_to_bf16(fsm_f64_to_f32_odd(lanes[j]));
 }
 
-FSM_INLINE vf64 vf64_set1(double a) {
-    vf64 r;
+FSM_INLINE vec vec_set1(double a) {
+    vec r;
     EACH(i)
         r.v[i] = svdup_f64(a);
     return r;
 }
 
-FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
+FSM_INLINE vec vec_add(vec a, vec b) {
     EACH(i)
         a.v[i] = svadd_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
+FSM_INLINE vec vec_sub(vec a, vec b) {
     EACH(i)
         a.v[i] = svsub_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
+FSM_INLINE vec vec_mul(vec a, vec b) {
     EACH(i)
         a.v[i] = svmul_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
+FSM_INLINE vec vec_fma(vec a, vec b, vec c) {
     EACH(i)
         a.v[i] = svmla_f64_x(ALL64, c.v[i], a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_mul_error(vf64 a, vf64 b, vf64 p) {
+FSM_INLINE vec vec_mul_error(vec a, vec b, vec p) {
     EACH(i)
         a.v[i] = svnmls_f64_x(ALL64, p.v[i], a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
-    return vf64_fma(e, hi, vf64_mul(e, lo));
+FSM_INLINE vec vec_scale(vec e, vec hi, vec lo) {
+    return vec_fma(e, hi, vec_mul(e, lo));
 }
 
-FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
+FSM_INLINE vec vec_max(vec a, vec b) {
     EACH(i)
         a.v[i] = svmax_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
+FSM_INLINE vec vec_min(vec a, vec b) {
     EACH(i)
         a.v[i] = svmin_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_abs(vf64 a) {
+FSM_INLINE vec vec_abs(vec a) {
     EACH(i)
         a.v[i] = svabs_f64_x(ALL64, a.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
-    return vf64_max(x, low);
+FSM_INLINE vec vec_clamp(vec x, vec low) {
+    return vec_max(x, low);
 }
 
-FSM_INLINE vf64 vf64_flush(vf64 x) {
+FSM_INLINE vec vec_flush(vec x) {
     return x;
 }
 
-FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+FSM_INLINE vec vec_select_lt(vec a, vec b, vec yes, vec no) {
     EACH(i)
         a.v[i] = svsel_f64(svcmplt_f64(ALL64, a.v[i], b.v[i]), yes.v[i], no.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_pow2(vf64 z) {
+FSM_INLINE vec vec_pow2(vec z) {
     EACH(i)
         z.v[i] = svreinterpret_f64_u64(svlsl_n_u64_x(ALL64, svreinterpret_u64_f64(z.v[i]), 52));
     return z;
 }
 
-FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
+FSM_INLINE vec vec_bits_sub(vec a, vec b) {
     EACH(i)
         a.v[i] =
             svreinterpret_f64_u64(svsub_u64_x(ALL64, svreinterpret_u64_f64(a.v[i]), svreinterpret_u64_f64(b.v[i])));
     return a;
 }
 
-FSM_INLINE vf64 vf64_bits_or(vf64 a, vf64 b) {
+FSM_INLINE vec vec_bits_or(vec a, vec b) {
     EACH(i)
         a.v[i] =
             svreinterpret_f64_u64(svorr_u64_x(ALL64, svreinterpret_u64_f64(a.v[i]), svreinterpret_u64_f64(b.v[i])));
     return a;
 }
 
-FSM_INLINE double vf64_hmax(vf64 a) {
+FSM_INLINE double vec_hmax(vec a) {
     FSM_UNROLL
     for (int i = 1; i < REGISTERS; i++)
         a.v[0] = svmax_f64_x(ALL64, a.v[0], a.v[i]);
     return svmaxv_f64(ALL64, a.v[0]);
 }
 
-FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
+FSM_INLINE bool vec_any_lt(vec a, vec b) {
     svbool_t any = svpfalse_b();
     EACH(i)
         any = svorr_b_z(ALL64, any, svcmplt_f64(ALL64, a.v[i], b.v[i]));
     return svptest_any(ALL64, any);
 }
 
-FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+FSM_INLINE int vec_find_eq(vec a, vec b) {
     EACH(i) {
         svbool_t equal = svcmpeq_f64(ALL64, a.v[i], b.v[i]);
         if (svptest_any(ALL64, equal))
@@ -416,18 +429,18 @@ FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
 #include "two_sum.h"
 
 /* Registers fold by halves; the lanes of the last one as numbers. */
-FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
-    vf64_acc upper = s;
+FSM_INLINE fsm_sum vec_acc_fold(vec_acc s) {
+    vec_acc upper = s;
     FSM_UNROLL
     for (int width = REGISTERS / 2; width > 0; width /= 2) {
         for (int i = 0; i < width; i++) {
             upper.hi.v[i] = s.hi.v[i + width];
             upper.lo.v[i] = s.lo.v[i + width];
         }
-        s = vf64_acc_merge(s, upper);
+        s = vec_acc_merge(s, upper);
     }
     double hi[16], lo[16];
-    vf64_acc_get(s, hi, lo);
+    vec_acc_get(s, hi, lo);
     fsm_sum lanes[LANES64];
     for (int j = 0; j < LANES64; j++)
         lanes[j] = (fsm_sum){hi[j], lo[j]};
@@ -437,14 +450,16 @@ FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
     return lanes[0];
 }
 
-/* ---- sums of float32 */
+#endif
+
+#if FSM_REAL == 32
 
 typedef struct {
     register_f64 v[2 * REGISTERS];
-} vf32_acc;
+} vec_acc;
 
-FSM_INLINE vf32_acc vf32_acc_zero(void) {
-    vf32_acc s;
+FSM_INLINE vec_acc vec_acc_zero(void) {
+    vec_acc s;
     FSM_UNROLL
     for (int i = 0; i < 2 * REGISTERS; i++)
         s.v[i] = svdup_f64(0);
@@ -452,7 +467,7 @@ FSM_INLINE vf32_acc vf32_acc_zero(void) {
 }
 
 /* Unpacking leaves a float in the low half of each 64-bit lane, where the conversion reads it. */
-FSM_INLINE vf32_acc vf32_acc_add(vf32_acc s, vf32 a) {
+FSM_INLINE vec_acc vec_acc_add(vec_acc s, vec a) {
     EACH(i) {
         svuint32_t bits = svreinterpret_u32_f32(a.v[i]);
         svfloat64_t low = svcvt_f64_f32_x(ALL64, svreinterpret_f32_u64(svunpklo_u64(bits)));
@@ -463,14 +478,14 @@ FSM_INLINE vf32_acc vf32_acc_add(vf32_acc s, vf32 a) {
     return s;
 }
 
-FSM_INLINE vf32_acc vf32_acc_merge(vf32_acc a, vf32_acc b) {
+FSM_INLINE vec_acc vec_acc_merge(vec_acc a, vec_acc b) {
     FSM_UNROLL
     for (int i = 0; i < 2 * REGISTERS; i++)
         a.v[i] = svadd_f64_x(ALL64, a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE void vf32_acc_get(vf32_acc s, double *hi, double *lo) {
+FSM_INLINE void vec_acc_get(vec_acc s, double *hi, double *lo) {
     FSM_UNROLL
     for (int i = 0; i < 2 * REGISTERS; i++) {
         svst1_f64(ALL64, hi + LANES64 * i, s.v[i]);
@@ -478,7 +493,7 @@ FSM_INLINE void vf32_acc_get(vf32_acc s, double *hi, double *lo) {
     }
 }
 
-FSM_INLINE fsm_sum vf32_acc_fold(vf32_acc s) {
+FSM_INLINE fsm_sum vec_acc_fold(vec_acc s) {
     FSM_UNROLL
     for (int width = REGISTERS; width > 0; width /= 2)
         for (int i = 0; i < width; i++)
@@ -491,4 +506,6 @@ FSM_INLINE fsm_sum vf32_acc_fold(vf32_acc s) {
     return (fsm_sum){lanes[0], 0};
 }
 
-#include "../kernels.h"
+#endif
+
+#endif

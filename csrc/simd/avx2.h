@@ -1,5 +1,8 @@
 /* AVX2, FMA and F16C: a block is four registers. */
-#include "../fsm.h"
+#ifndef FSM_AVX2_H
+#define FSM_AVX2_H
+
+#include "real.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -15,15 +18,17 @@
 #include "x86_bits.h"
 #include "x86_turn.h"
 
-/* ---- float32 */
+#if FSM_REAL == 32
 
 typedef struct {
     __m256 v[4];
-} vf32;
+} vec;
 
 typedef struct {
     __m256d v[8];
-} vf32_acc;
+} vec_acc;
+
+#endif
 
 /* All ones in the lanes of register i that are among the first n of the block. */
 FSM_INLINE __m256i lanes32(ptrdiff_t n, int i) {
@@ -31,15 +36,17 @@ FSM_INLINE __m256i lanes32(ptrdiff_t n, int i) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - 8 * i), lane);
 }
 
-FSM_INLINE vf32 vf32_load(const float *p) {
-    vf32 r;
+#if FSM_REAL == 32
+
+FSM_INLINE vec vec_load(const float *p) {
+    vec r;
     EACH(i)
         r.v[i] = _mm256_loadu_ps(p + 8 * i);
     return r;
 }
 
-FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
-    vf32 r;
+FSM_INLINE vec vec_load_n(const float *p, ptrdiff_t n, float fill) {
+    vec r;
     EACH(i) {
         __m256i lanes = lanes32(n, i);
         r.v[i] =
@@ -48,10 +55,12 @@ FSM_INLINE vf32 vf32_load_n(const float *p, ptrdiff_t n, float fill) {
     return r;
 }
 
-FSM_INLINE void vf32_store(float *p, vf32 a) {
+FSM_INLINE void vec_store(float *p, vec a) {
     EACH(i)
         _mm256_storeu_ps(p + 8 * i, a.v[i]);
 }
+
+#endif
 
 /* The first n of 8 lanes. Instructions for that cost AMD's CPUs tens of cycles, as many as a block takes otherwise:
  * (64, 1000) float32 softmax takes 0.81 times as long without (Zen 3). */
@@ -74,7 +83,9 @@ FSM_INLINE void store_some_f32(float *p, ptrdiff_t n, __m256 a) {
     }
 }
 
-FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
+#if FSM_REAL == 32
+
+FSM_INLINE void vec_store_n(float *p, ptrdiff_t n, vec a) {
     EACH(i) {
         const ptrdiff_t left = n - 8 * i;
         if (left >= 8)
@@ -84,40 +95,42 @@ FSM_INLINE void vf32_store_n(float *p, ptrdiff_t n, vf32 a) {
     }
 }
 
-FSM_INLINE void vf32_stream(float *p, vf32 a) {
+FSM_INLINE void vec_stream(float *p, vec a) {
     EACH(i)
         _mm256_stream_ps(p + 8 * i, a.v[i]);
 }
 
-FSM_INLINE void vf32_stream_line(float *p, const float *from) {
+FSM_INLINE void vec_stream_line(float *p, const float *from) {
     _mm256_stream_ps(p, _mm256_load_ps(from));
     _mm256_stream_ps(p + 8, _mm256_load_ps(from + 8));
 }
 
-FSM_INLINE void vf32_stream_end(void) {
+FSM_INLINE void vec_stream_end(void) {
     _mm_sfence();
 }
 
-FSM_INLINE vf32 vf32_load_f16(const uint16_t *p) {
-    vf32 r;
+FSM_INLINE vec vec_load_f16(const uint16_t *p) {
+    vec r;
     EACH(i)
         r.v[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8 * i)));
     return r;
 }
 
-FSM_INLINE void vf32_store_f16(uint16_t *p, vf32 a) {
+FSM_INLINE void vec_store_f16(uint16_t *p, vec a) {
     EACH(i)
         _mm_storeu_si128((__m128i *)(p + 8 * i), _mm256_cvtps_ph(a.v[i], _MM_FROUND_TO_NEAREST_INT));
 }
 
-FSM_INLINE vf32 vf32_load_bf16(const uint16_t *p) {
-    vf32 r;
+FSM_INLINE vec vec_load_bf16(const uint16_t *p) {
+    vec r;
     EACH(i) {
         __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8 * i)));
         r.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
     }
     return r;
 }
+
+#endif
 
 /* fsm_f32_to_bf16 (half.h). */
 FSM_INLINE __m128i round_bf16(__m256 a) {
@@ -130,76 +143,78 @@ FSM_INLINE __m128i round_bf16(__m256 a) {
     return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 }
 
-FSM_INLINE void vf32_store_bf16(uint16_t *p, vf32 a) {
+#if FSM_REAL == 32
+
+FSM_INLINE void vec_store_bf16(uint16_t *p, vec a) {
     EACH(i)
         _mm_storeu_si128((__m128i *)(p + 8 * i), round_bf16(a.v[i]));
 }
 
-FSM_INLINE vf32 vf32_set1(float a) {
-    vf32 r;
+FSM_INLINE vec vec_set1(float a) {
+    vec r;
     EACH(i)
         r.v[i] = _mm256_set1_ps(a);
     return r;
 }
 
-FSM_INLINE vf32 vf32_add(vf32 a, vf32 b) {
+FSM_INLINE vec vec_add(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_add_ps(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_sub(vf32 a, vf32 b) {
+FSM_INLINE vec vec_sub(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_sub_ps(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_mul(vf32 a, vf32 b) {
+FSM_INLINE vec vec_mul(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_mul_ps(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_fma(vf32 a, vf32 b, vf32 c) {
+FSM_INLINE vec vec_fma(vec a, vec b, vec c) {
     EACH(i)
         a.v[i] = _mm256_fmadd_ps(a.v[i], b.v[i], c.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_mul_error(vf32 a, vf32 b, vf32 p) {
+FSM_INLINE vec vec_mul_error(vec a, vec b, vec p) {
     EACH(i)
         a.v[i] = _mm256_fmsub_ps(a.v[i], b.v[i], p.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_scale(vf32 e, vf32 hi, vf32 lo) {
-    return vf32_fma(e, hi, vf32_mul(e, lo));
+FSM_INLINE vec vec_scale(vec e, vec hi, vec lo) {
+    return vec_fma(e, hi, vec_mul(e, lo));
 }
 
-FSM_INLINE vf32 vf32_max(vf32 a, vf32 b) {
+FSM_INLINE vec vec_max(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_max_ps(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_min(vf32 a, vf32 b) {
+FSM_INLINE vec vec_min(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_min_ps(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf32 vf32_abs(vf32 a) {
+FSM_INLINE vec vec_abs(vec a) {
     EACH(i)
         a.v[i] = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v[i]);
     return a;
 }
 
 /* Of two operands, one of them NaN, vmaxps gives the second. */
-FSM_INLINE vf32 vf32_clamp(vf32 x, vf32 low) {
-    return vf32_max(low, x);
+FSM_INLINE vec vec_clamp(vec x, vec low) {
+    return vec_max(low, x);
 }
 
-FSM_INLINE vf32 vf32_flush(vf32 x) {
+FSM_INLINE vec vec_flush(vec x) {
     const __m256i exponent = _mm256_set1_epi32(0x7f800000);
     EACH(i) {
         __m256i field = _mm256_and_si256(_mm256_castps_si256(x.v[i]), exponent);
@@ -209,64 +224,64 @@ FSM_INLINE vf32 vf32_flush(vf32 x) {
     return x;
 }
 
-FSM_INLINE vf32 vf32_select_lt(vf32 a, vf32 b, vf32 yes, vf32 no) {
+FSM_INLINE vec vec_select_lt(vec a, vec b, vec yes, vec no) {
     EACH(i)
         a.v[i] = _mm256_blendv_ps(no.v[i], yes.v[i], _mm256_cmp_ps(a.v[i], b.v[i], _CMP_LT_OQ));
     return a;
 }
 
-FSM_INLINE vf32 vf32_pow2(vf32 z) {
+FSM_INLINE vec vec_pow2(vec z) {
     EACH(i)
         z.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(z.v[i]), 23));
     return z;
 }
 
-FSM_INLINE vf32 vf32_bits_sub(vf32 a, vf32 b) {
+FSM_INLINE vec vec_bits_sub(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(a.v[i]), _mm256_castps_si256(b.v[i])));
     return a;
 }
 
-FSM_INLINE vf32 vf32_bits_or(vf32 a, vf32 b) {
+FSM_INLINE vec vec_bits_or(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_or_ps(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE float vf32_hmax(vf32 a) {
+FSM_INLINE float vec_hmax(vec a) {
     __m256 w8 = _mm256_max_ps(_mm256_max_ps(a.v[0], a.v[1]), _mm256_max_ps(a.v[2], a.v[3]));
     __m128 w4 = _mm_max_ps(_mm256_castps256_ps128(w8), _mm256_extractf128_ps(w8, 1));
     __m128 w2 = _mm_max_ps(w4, _mm_movehl_ps(w4, w4));
     return _mm_cvtss_f32(_mm_max_ss(w2, _mm_movehdup_ps(w2)));
 }
 
-FSM_INLINE bool vf32_any_lt(vf32 a, vf32 b) {
+FSM_INLINE bool vec_any_lt(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_cmp_ps(a.v[i], b.v[i], _CMP_LT_OQ);
     return _mm256_movemask_ps(_mm256_or_ps(_mm256_or_ps(a.v[0], a.v[1]), _mm256_or_ps(a.v[2], a.v[3])));
 }
 
 /* A bit for each lane where a == b. */
-FSM_INLINE uint32_t equal32(vf32 a, vf32 b) {
+FSM_INLINE uint32_t equal32(vec a, vec b) {
     uint32_t equal = 0;
     EACH(i)
         equal |= (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a.v[i], b.v[i], _CMP_EQ_OQ)) << (8 * i);
     return equal;
 }
 
-FSM_INLINE int vf32_find_eq(vf32 a, vf32 b) {
+FSM_INLINE int vec_find_eq(vec a, vec b) {
     return trailing_zeros(equal32(a, b));
 }
 
-FSM_INLINE vf32_acc vf32_acc_zero(void) {
-    vf32_acc s;
+FSM_INLINE vec_acc vec_acc_zero(void) {
+    vec_acc s;
     FSM_UNROLL
     for (int i = 0; i < 8; i++)
         s.v[i] = _mm256_setzero_pd();
     return s;
 }
 
-FSM_INLINE vf32_acc vf32_acc_add(vf32_acc s, vf32 a) {
+FSM_INLINE vec_acc vec_acc_add(vec_acc s, vec a) {
     EACH(i) {
         s.v[2 * i] = _mm256_add_pd(s.v[2 * i], _mm256_cvtps_pd(_mm256_castps256_ps128(a.v[i])));
         s.v[2 * i + 1] = _mm256_add_pd(s.v[2 * i + 1], _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[i], 1)));
@@ -274,7 +289,7 @@ FSM_INLINE vf32_acc vf32_acc_add(vf32_acc s, vf32 a) {
     return s;
 }
 
-FSM_INLINE vf32_acc vf32_acc_merge(vf32_acc a, vf32_acc b) {
+FSM_INLINE vec_acc vec_acc_merge(vec_acc a, vec_acc b) {
     FSM_UNROLL
     for (int i = 0; i < 8; i++)
         a.v[i] = _mm256_add_pd(a.v[i], b.v[i]);
@@ -282,7 +297,7 @@ FSM_INLINE vf32_acc vf32_acc_merge(vf32_acc a, vf32_acc b) {
 }
 
 /* Registers fold first (16, 8 and 4 lanes apart), then the lanes of the one that is left. */
-FSM_INLINE fsm_sum vf32_acc_fold(vf32_acc s) {
+FSM_INLINE fsm_sum vec_acc_fold(vec_acc s) {
     FSM_UNROLL
     for (int width = 4; width > 0; width /= 2)
         for (int i = 0; i < width; i++)
@@ -291,7 +306,7 @@ FSM_INLINE fsm_sum vf32_acc_fold(vf32_acc s) {
     return (fsm_sum){_mm_cvtsd_f64(_mm_add_sd(w2, _mm_unpackhi_pd(w2, w2))), 0};
 }
 
-FSM_INLINE void vf32_acc_get(vf32_acc s, double *hi, double *lo) {
+FSM_INLINE void vec_acc_get(vec_acc s, double *hi, double *lo) {
     FSM_UNROLL
     for (int i = 0; i < 8; i++) {
         _mm256_storeu_pd(hi + 4 * i, s.v[i]);
@@ -299,26 +314,32 @@ FSM_INLINE void vf32_acc_get(vf32_acc s, double *hi, double *lo) {
     }
 }
 
-/* ---- float64 */
+#endif
+
+#if FSM_REAL == 64
 
 typedef struct {
     __m256d v[4];
-} vf64;
+} vec;
+
+#endif
 
 FSM_INLINE __m256i lanes64(ptrdiff_t n, int i) {
     const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n - 4 * i), lane);
 }
 
-FSM_INLINE vf64 vf64_load(const double *p) {
-    vf64 r;
+#if FSM_REAL == 64
+
+FSM_INLINE vec vec_load(const double *p) {
+    vec r;
     EACH(i)
         r.v[i] = _mm256_loadu_pd(p + 4 * i);
     return r;
 }
 
-FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
-    vf64 r;
+FSM_INLINE vec vec_load_n(const double *p, ptrdiff_t n, double fill) {
+    vec r;
     EACH(i) {
         __m256i lanes = lanes64(n, i);
         r.v[i] =
@@ -327,10 +348,12 @@ FSM_INLINE vf64 vf64_load_n(const double *p, ptrdiff_t n, double fill) {
     return r;
 }
 
-FSM_INLINE void vf64_store(double *p, vf64 a) {
+FSM_INLINE void vec_store(double *p, vec a) {
     EACH(i)
         _mm256_storeu_pd(p + 4 * i, a.v[i]);
 }
+
+#endif
 
 /* The first n of 4 lanes. */
 FSM_INLINE void store_some_f64(double *p, ptrdiff_t n, __m256d a) {
@@ -346,7 +369,9 @@ FSM_INLINE void store_some_f64(double *p, ptrdiff_t n, __m256d a) {
     }
 }
 
-FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
+#if FSM_REAL == 64
+
+FSM_INLINE void vec_store_n(double *p, ptrdiff_t n, vec a) {
     EACH(i) {
         const ptrdiff_t left = n - 4 * i;
         if (left >= 4)
@@ -356,35 +381,37 @@ FSM_INLINE void vf64_store_n(double *p, ptrdiff_t n, vf64 a) {
     }
 }
 
-FSM_INLINE void vf64_stream(double *p, vf64 a) {
+FSM_INLINE void vec_stream(double *p, vec a) {
     EACH(i)
         _mm256_stream_pd(p + 4 * i, a.v[i]);
 }
 
-FSM_INLINE void vf64_stream_line(double *p, const double *from) {
+FSM_INLINE void vec_stream_line(double *p, const double *from) {
     _mm256_stream_pd(p, _mm256_load_pd(from));
     _mm256_stream_pd(p + 4, _mm256_load_pd(from + 4));
 }
 
-FSM_INLINE void vf64_stream_end(void) {
+FSM_INLINE void vec_stream_end(void) {
     _mm_sfence();
 }
 
-FSM_INLINE vf64 vf64_load_f16(const uint16_t *p) {
-    vf64 r;
+FSM_INLINE vec vec_load_f16(const uint16_t *p) {
+    vec r;
     EACH(i)
         r.v[i] = _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(p + 4 * i))));
     return r;
 }
 
-FSM_INLINE vf64 vf64_load_bf16(const uint16_t *p) {
-    vf64 r;
+FSM_INLINE vec vec_load_bf16(const uint16_t *p) {
+    vec r;
     EACH(i) {
         __m128i bits = _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)(p + 4 * i)));
         r.v[i] = _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(bits, 16)));
     }
     return r;
 }
+
+#endif
 
 /* Of four lanes of all ones or all zeros, the lower halves. */
 FSM_INLINE __m128i narrow(__m256d lanes) {
@@ -404,12 +431,14 @@ FSM_INLINE __m128 odd_f32(__m256d a) {
     return _mm_castsi128_ps(_mm_or_si128(bits, _mm_srli_epi32(narrow(inexact), 31)));
 }
 
-FSM_INLINE void vf64_store_f16(uint16_t *p, vf64 a) {
+#if FSM_REAL == 64
+
+FSM_INLINE void vec_store_f16(uint16_t *p, vec a) {
     EACH(i)
         _mm_storel_epi64((__m128i *)(p + 4 * i), _mm_cvtps_ph(odd_f32(a.v[i]), _MM_FROUND_TO_NEAREST_INT));
 }
 
-FSM_INLINE void vf64_store_bf16(uint16_t *p, vf64 a) {
+FSM_INLINE void vec_store_bf16(uint16_t *p, vec a) {
     FSM_UNROLL
     for (int i = 0; i < 2; i++) {
         __m256 odd = _mm256_set_m128(odd_f32(a.v[2 * i + 1]), odd_f32(a.v[2 * i]));
@@ -417,70 +446,70 @@ FSM_INLINE void vf64_store_bf16(uint16_t *p, vf64 a) {
     }
 }
 
-FSM_INLINE vf64 vf64_set1(double a) {
-    vf64 r;
+FSM_INLINE vec vec_set1(double a) {
+    vec r;
     EACH(i)
         r.v[i] = _mm256_set1_pd(a);
     return r;
 }
 
-FSM_INLINE vf64 vf64_add(vf64 a, vf64 b) {
+FSM_INLINE vec vec_add(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_add_pd(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_sub(vf64 a, vf64 b) {
+FSM_INLINE vec vec_sub(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_sub_pd(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_mul(vf64 a, vf64 b) {
+FSM_INLINE vec vec_mul(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_mul_pd(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_fma(vf64 a, vf64 b, vf64 c) {
+FSM_INLINE vec vec_fma(vec a, vec b, vec c) {
     EACH(i)
         a.v[i] = _mm256_fmadd_pd(a.v[i], b.v[i], c.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_mul_error(vf64 a, vf64 b, vf64 p) {
+FSM_INLINE vec vec_mul_error(vec a, vec b, vec p) {
     EACH(i)
         a.v[i] = _mm256_fmsub_pd(a.v[i], b.v[i], p.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_scale(vf64 e, vf64 hi, vf64 lo) {
-    return vf64_fma(e, hi, vf64_mul(e, lo));
+FSM_INLINE vec vec_scale(vec e, vec hi, vec lo) {
+    return vec_fma(e, hi, vec_mul(e, lo));
 }
 
-FSM_INLINE vf64 vf64_max(vf64 a, vf64 b) {
+FSM_INLINE vec vec_max(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_max_pd(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_min(vf64 a, vf64 b) {
+FSM_INLINE vec vec_min(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_min_pd(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_abs(vf64 a) {
+FSM_INLINE vec vec_abs(vec a) {
     EACH(i)
         a.v[i] = _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v[i]);
     return a;
 }
 
-FSM_INLINE vf64 vf64_clamp(vf64 x, vf64 low) {
-    return vf64_max(low, x);
+FSM_INLINE vec vec_clamp(vec x, vec low) {
+    return vec_max(low, x);
 }
 
-FSM_INLINE vf64 vf64_flush(vf64 x) {
+FSM_INLINE vec vec_flush(vec x) {
     const __m256i exponent = _mm256_set1_epi64x(0x7ff0000000000000);
     EACH(i) {
         __m256i field = _mm256_and_si256(_mm256_castpd_si256(x.v[i]), exponent);
@@ -490,52 +519,54 @@ FSM_INLINE vf64 vf64_flush(vf64 x) {
     return x;
 }
 
-FSM_INLINE vf64 vf64_select_lt(vf64 a, vf64 b, vf64 yes, vf64 no) {
+FSM_INLINE vec vec_select_lt(vec a, vec b, vec yes, vec no) {
     EACH(i)
         a.v[i] = _mm256_blendv_pd(no.v[i], yes.v[i], _mm256_cmp_pd(a.v[i], b.v[i], _CMP_LT_OQ));
     return a;
 }
 
-FSM_INLINE vf64 vf64_pow2(vf64 z) {
+FSM_INLINE vec vec_pow2(vec z) {
     EACH(i)
         z.v[i] = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(z.v[i]), 52));
     return z;
 }
 
-FSM_INLINE vf64 vf64_bits_sub(vf64 a, vf64 b) {
+FSM_INLINE vec vec_bits_sub(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(a.v[i]), _mm256_castpd_si256(b.v[i])));
     return a;
 }
 
-FSM_INLINE vf64 vf64_bits_or(vf64 a, vf64 b) {
+FSM_INLINE vec vec_bits_or(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_or_pd(a.v[i], b.v[i]);
     return a;
 }
 
-FSM_INLINE double vf64_hmax(vf64 a) {
+FSM_INLINE double vec_hmax(vec a) {
     __m256d w4 = _mm256_max_pd(_mm256_max_pd(a.v[0], a.v[1]), _mm256_max_pd(a.v[2], a.v[3]));
     __m128d w2 = _mm_max_pd(_mm256_castpd256_pd128(w4), _mm256_extractf128_pd(w4, 1));
     return _mm_cvtsd_f64(_mm_max_sd(w2, _mm_unpackhi_pd(w2, w2)));
 }
 
-FSM_INLINE bool vf64_any_lt(vf64 a, vf64 b) {
+FSM_INLINE bool vec_any_lt(vec a, vec b) {
     EACH(i)
         a.v[i] = _mm256_cmp_pd(a.v[i], b.v[i], _CMP_LT_OQ);
     return _mm256_movemask_pd(_mm256_or_pd(_mm256_or_pd(a.v[0], a.v[1]), _mm256_or_pd(a.v[2], a.v[3])));
 }
 
-FSM_INLINE uint32_t equal64(vf64 a, vf64 b) {
+FSM_INLINE uint32_t equal64(vec a, vec b) {
     uint32_t equal = 0;
     EACH(i)
         equal |= (uint32_t)_mm256_movemask_pd(_mm256_cmp_pd(a.v[i], b.v[i], _CMP_EQ_OQ)) << (4 * i);
     return equal;
 }
 
-FSM_INLINE int vf64_find_eq(vf64 a, vf64 b) {
+FSM_INLINE int vec_find_eq(vec a, vec b) {
     return trailing_zeros(equal64(a, b) | UINT32_C(1) << 16);
 }
+
+#endif
 
 /* ---- rows side by side */
 
@@ -548,9 +579,11 @@ FSM_INLINE __m128i half64(ptrdiff_t n) {
     return _mm_cmpgt_epi64(_mm_set1_epi64x(n), _mm_set_epi64x(1, 0));
 }
 
-FSM_INLINE vf32 vf32_load_parts(const float *p, ptrdiff_t n, int parts, float fill) {
+#if FSM_REAL == 32
+
+FSM_INLINE vec vec_load_parts(const float *p, ptrdiff_t n, int parts, float fill) {
     const __m128i half = half32(n);
-    vf32 r;
+    vec r;
     EACH(i) {
         const int registers = parts == 8 ? 1 : 4 / parts; /* of a row */
         __m256i lanes = lanes32(n, i % registers);
@@ -567,7 +600,7 @@ FSM_INLINE vf32 vf32_load_parts(const float *p, ptrdiff_t n, int parts, float fi
 }
 
 /* In order: what is written beyond a row is written again. */
-FSM_INLINE void vf32_store_parts(float *p, ptrdiff_t n, int parts, vf32 a) {
+FSM_INLINE void vec_store_parts(float *p, ptrdiff_t n, int parts, vec a) {
     const int registers = parts == 8 ? 1 : 4 / parts;
     EACH(i) {
         if (parts == 8) {
@@ -579,17 +612,21 @@ FSM_INLINE void vf32_store_parts(float *p, ptrdiff_t n, int parts, vf32 a) {
     }
 }
 
-FSM_INLINE vf32 vf32_set_parts(const float *p, int parts) {
-    vf32 r;
+FSM_INLINE vec vec_set_parts(const float *p, int parts) {
+    vec r;
     EACH(i)
         r.v[i] = parts == 8 ? _mm256_set_m128(_mm_set1_ps(p[2 * i + 1]), _mm_set1_ps(p[2 * i]))
                             : _mm256_set1_ps(p[i * parts / 4]);
     return r;
 }
 
-FSM_INLINE vf64 vf64_load_parts(const double *p, ptrdiff_t n, int parts, double fill) {
+#endif
+
+#if FSM_REAL == 64
+
+FSM_INLINE vec vec_load_parts(const double *p, ptrdiff_t n, int parts, double fill) {
     const __m128i half = half64(n);
-    vf64 r;
+    vec r;
     EACH(i) {
         const int registers = parts == 8 ? 1 : 4 / parts; /* of a row */
         __m256i lanes = lanes64(n, i % registers);
@@ -606,7 +643,7 @@ FSM_INLINE vf64 vf64_load_parts(const double *p, ptrdiff_t n, int parts, double 
 }
 
 /* In order: what is written beyond a row is written again. */
-FSM_INLINE void vf64_store_parts(double *p, ptrdiff_t n, int parts, vf64 a) {
+FSM_INLINE void vec_store_parts(double *p, ptrdiff_t n, int parts, vec a) {
     const int registers = parts == 8 ? 1 : 4 / parts;
     EACH(i) {
         if (parts == 8) {
@@ -618,13 +655,15 @@ FSM_INLINE void vf64_store_parts(double *p, ptrdiff_t n, int parts, vf64 a) {
     }
 }
 
-FSM_INLINE vf64 vf64_set_parts(const double *p, int parts) {
-    vf64 r;
+FSM_INLINE vec vec_set_parts(const double *p, int parts) {
+    vec r;
     EACH(i)
         r.v[i] = parts == 8 ? _mm256_set_m128d(_mm_set1_pd(p[2 * i + 1]), _mm_set1_pd(p[2 * i]))
                             : _mm256_set1_pd(p[i * parts / 4]);
     return r;
 }
+
+#endif
 
 /* Of two registers that are folded to one, the lower and the upper lanes of the rows, which have 8 float64, 4 or 2. */
 #define LOWER(lanes, a, b)                                                                                             \
@@ -645,9 +684,11 @@ FSM_INLINE __m256 max_of_shuffled(__m256 a, __m256 b) {
     return _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
 }
 
-FSM_INLINE void vf32_max_parts(vf32 a, int parts, float *max) {
+#if FSM_REAL == 32
+
+FSM_INLINE void vec_max_parts(vec a, int parts, float *max) {
     if (parts == 1) {
-        *max = vf32_hmax(a);
+        *max = vec_hmax(a);
         return;
     }
     if (parts == 8) {
@@ -677,16 +718,20 @@ FSM_INLINE void vf32_max_parts(vf32 a, int parts, float *max) {
         _mm_storel_pi((__m64 *)max, all);
 }
 
-FSM_INLINE vf64 fold_max64(int lanes, vf64 a) {
+#endif
+
+#if FSM_REAL == 64
+
+FSM_INLINE vec fold_max64(int lanes, vec a) {
     FSM_UNROLL
     for (int i = 0; i < 2; i++)
         a.v[i] = _mm256_max_pd(LOWER(lanes, a.v[2 * i], a.v[2 * i + 1]), UPPER(lanes, a.v[2 * i], a.v[2 * i + 1]));
     return a;
 }
 
-FSM_INLINE void vf64_max_parts(vf64 a, int parts, double *max) {
+FSM_INLINE void vec_max_parts(vec a, int parts, double *max) {
     if (parts == 1) {
-        *max = vf64_hmax(a);
+        *max = vec_hmax(a);
         return;
     }
     if (parts == 2)
@@ -696,7 +741,11 @@ FSM_INLINE void vf64_max_parts(vf64 a, int parts, double *max) {
     store_folded(max, parts, fold_max64(2, a).v);
 }
 
-FSM_INLINE vf32_acc fold32(int lanes, vf32_acc s) {
+#endif
+
+#if FSM_REAL == 32
+
+FSM_INLINE vec_acc fold32(int lanes, vec_acc s) {
     EACH(i) {
         const __m256d a = s.v[2 * i], b = s.v[2 * i + 1];
         s.v[i] = _mm256_add_pd(LOWER(lanes, a, b), UPPER(lanes, a, b));
@@ -704,12 +753,12 @@ FSM_INLINE vf32_acc fold32(int lanes, vf32_acc s) {
     return s;
 }
 
-FSM_INLINE void vf32_find_parts(vf32 a, vf32 b, int parts, int *at) {
+FSM_INLINE void vec_find_parts(vec a, vec b, int parts, int *at) {
     first_of_parts(equal32(a, b), 32 / parts, parts, at);
 }
 
-FSM_INLINE vf32_acc vf32_acc_of(vf32 a) {
-    vf32_acc s;
+FSM_INLINE vec_acc vec_acc_of(vec a) {
+    vec_acc s;
     EACH(i) {
         s.v[2 * i] = _mm256_cvtps_pd(_mm256_castps256_ps128(a.v[i]));
         s.v[2 * i + 1] = _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[i], 1));
@@ -717,11 +766,11 @@ FSM_INLINE vf32_acc vf32_acc_of(vf32 a) {
     return s;
 }
 
-FSM_INLINE void vf32_acc_fold_parts(vf32_acc s, int parts, double *hi, double *lo) {
+FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo) {
     for (int i = 0; i < parts; i++)
         lo[i] = 0;
     if (parts == 1) {
-        *hi = vf32_acc_fold(s).hi;
+        *hi = vec_acc_fold(s).hi;
         return;
     }
     if (parts == 2) {
@@ -736,35 +785,39 @@ FSM_INLINE void vf32_acc_fold_parts(vf32_acc s, int parts, double *hi, double *l
     store_folded(hi, parts, s.v);
 }
 
+#endif
+
+#if FSM_REAL == 64
+
 #include "two_sum.h"
 
 /* Each step brings the upper half of the lanes that are left down to the lower; what the others then hold
  * no longer counts. */
-FSM_INLINE fsm_sum vf64_acc_fold(vf64_acc s) {
-    vf64_acc upper = {{{s.hi.v[2], s.hi.v[3], s.hi.v[2], s.hi.v[3]}}, {{s.lo.v[2], s.lo.v[3], s.lo.v[2], s.lo.v[3]}}};
-    s = vf64_acc_merge(s, upper);
+FSM_INLINE fsm_sum vec_acc_fold(vec_acc s) {
+    vec_acc upper = {{{s.hi.v[2], s.hi.v[3], s.hi.v[2], s.hi.v[3]}}, {{s.lo.v[2], s.lo.v[3], s.lo.v[2], s.lo.v[3]}}};
+    s = vec_acc_merge(s, upper);
     upper.hi.v[0] = s.hi.v[1];
     upper.lo.v[0] = s.lo.v[1];
-    s = vf64_acc_merge(s, upper);
+    s = vec_acc_merge(s, upper);
     upper.hi.v[0] = _mm256_permute2f128_pd(s.hi.v[0], s.hi.v[0], 0x11);
     upper.lo.v[0] = _mm256_permute2f128_pd(s.lo.v[0], s.lo.v[0], 0x11);
-    s = vf64_acc_merge(s, upper);
+    s = vec_acc_merge(s, upper);
     upper.hi.v[0] = _mm256_unpackhi_pd(s.hi.v[0], s.hi.v[0]);
     upper.lo.v[0] = _mm256_unpackhi_pd(s.lo.v[0], s.lo.v[0]);
-    s = vf64_acc_merge(s, upper);
+    s = vec_acc_merge(s, upper);
     return (fsm_sum){_mm256_cvtsd_f64(s.hi.v[0]), _mm256_cvtsd_f64(s.lo.v[0])};
 }
 
-FSM_INLINE void vf64_find_parts(vf64 a, vf64 b, int parts, int *at) {
+FSM_INLINE void vec_find_parts(vec a, vec b, int parts, int *at) {
     first_of_parts(equal64(a, b), 16 / parts, parts, at);
 }
 
-FSM_INLINE vf64_acc vf64_acc_of(vf64 a) {
-    return (vf64_acc){a, vf64_set1(0)};
+FSM_INLINE vec_acc vec_acc_of(vec a) {
+    return (vec_acc){a, vec_set1(0)};
 }
 
-FSM_INLINE vf64_acc fold64(int lanes, vf64_acc s) {
-    vf64_acc lower = s, upper = s;
+FSM_INLINE vec_acc fold64(int lanes, vec_acc s) {
+    vec_acc lower = s, upper = s;
     FSM_UNROLL
     for (int i = 0; i < 2; i++) {
         lower.hi.v[i] = LOWER(lanes, s.hi.v[2 * i], s.hi.v[2 * i + 1]);
@@ -772,12 +825,12 @@ FSM_INLINE vf64_acc fold64(int lanes, vf64_acc s) {
         upper.hi.v[i] = UPPER(lanes, s.hi.v[2 * i], s.hi.v[2 * i + 1]);
         upper.lo.v[i] = UPPER(lanes, s.lo.v[2 * i], s.lo.v[2 * i + 1]);
     }
-    return vf64_acc_merge(lower, upper);
+    return vec_acc_merge(lower, upper);
 }
 
-FSM_INLINE void vf64_acc_fold_parts(vf64_acc s, int parts, double *hi, double *lo) {
+FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo) {
     if (parts == 1) {
-        const fsm_sum sum = vf64_acc_fold(s);
+        const fsm_sum sum = vec_acc_fold(s);
         *hi = sum.hi;
         *lo = sum.lo;
         return;
@@ -791,5 +844,8 @@ FSM_INLINE void vf64_acc_fold_parts(vf64_acc s, int parts, double *hi, double *l
     store_folded(lo, parts, s.lo.v);
 }
 
-#define FSM_HAS_PARTS
-#include "../kernels.h"
+#endif
+
+#define FSM_HAS_PARTS 1
+
+#endif

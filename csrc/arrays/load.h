@@ -1,8 +1,16 @@
 /* Loaders: elements of any storage, byte order, stride and mask, as contiguous numbers of the compute type. */
+#ifndef FSM_ARRAYS_LOAD_H
+#define FSM_ARRAYS_LOAD_H
+
+#include "../simd/vec.h"
+#include "half.h"
+#include "strides.h"
+
+#include <string.h>
 
 /* `count` halves at `from`. */
 #define HALF(name)                                                                                                     \
-    static void FN(convert_##name)(const char *from, ptrdiff_t count, real *to) {                                      \
+    static void convert_##name(const char *from, ptrdiff_t count, real *to) {                                      \
         uint16_t bits[LANES] = {0};                                                                                    \
         for (; count >= LANES; count -= LANES, from += sizeof bits, to += LANES)                                       \
             vec_store(to, vec_load_##name((const uint16_t *)from));                                                    \
@@ -13,17 +21,17 @@
     }
 #define FLOAT(name, type)
 #define INTEGER(name, type)
-#include "storage.def"
+#include "../storage.def"
 #undef HALF
 #undef FLOAT
 #undef INTEGER
 
 /* `count` numbers side by side at `from`, in the machine's byte order. */
-FSM_OUTLINE_ void FN(convert)(int storage, const char *from, ptrdiff_t count, real *to) {
+FSM_OUTLINE_ void convert(int storage, const char *from, ptrdiff_t count, real *to) {
     switch (storage) {
 #define HALF(name)                                                                                                     \
     case FSM_STORAGE_##name:                                                                                           \
-        FN(convert_##name)(from, count, to);                                                                           \
+        convert_##name(from, count, to);                                                                           \
         break;
 #define FLOAT(name, type)                                                                                              \
     case FSM_STORAGE_##name:                                                                                           \
@@ -34,7 +42,7 @@ FSM_OUTLINE_ void FN(convert)(int storage, const char *from, ptrdiff_t count, re
         }                                                                                                              \
         break;
 #define INTEGER(name, type) FLOAT(name, type)
-#include "storage.def"
+#include "../storage.def"
 #undef HALF
 #undef FLOAT
 #undef INTEGER
@@ -44,11 +52,11 @@ FSM_OUTLINE_ void FN(convert)(int storage, const char *from, ptrdiff_t count, re
 }
 
 /* Elements [begin, begin + count) of an operand's row at `row`. */
-static void FN(load)(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, real *to) {
+static void load(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, real *to) {
     const fsm_operand *operand = &args->operands[which];
     const int size = fsm_size_of[operand->storage];
     if (fsm_is_contiguous(args, which)) {
-        FN(convert)(operand->storage, row + begin * size, count, to);
+        convert(operand->storage, row + begin * size, count, to);
         return;
     }
     if (operand->storage == STORED_REAL) {
@@ -59,23 +67,23 @@ static void FN(load)(const fsm_args *args, int which, char *row, ptrdiff_t begin
     for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
         const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
         fsm_gather(args, which, row, begin + c, piece, raw);
-        FN(convert)(operand->storage, raw, piece, to + c);
+        convert(operand->storage, raw, piece, to + c);
     }
 }
 
 /* Element i of an operand's row at `row`. */
-FSM_INLINE_ real FN(element)(const fsm_args *args, int which, char *row, ptrdiff_t i) {
+FSM_INLINE_ real element(const fsm_args *args, int which, char *row, ptrdiff_t i) {
     const fsm_operand *operand = &args->operands[which];
     real number;
     if (operand->storage == STORED_REAL && !operand->swapped && args->axes == 1)
         memcpy(&number, row + i * operand->step[0], sizeof number);
     else
-        FN(load)(args, which, row, i, 1, &number);
+        load(args, which, row, i, 1, &number);
     return number;
 }
 
 /* Copies `count` numbers, with `blank` where the mask says that an element takes no part. x may be `to`. */
-FSM_INLINE_ void FN(copy_parts)(const uint8_t *takes_part, ptrdiff_t count, const real *x, real *to, real blank) {
+FSM_INLINE_ void copy_parts(const uint8_t *takes_part, ptrdiff_t count, const real *x, real *to, real blank) {
     for (ptrdiff_t i = 0; i < count; i++) {
         real number;
         memcpy(&number, x + i, sizeof number);
@@ -84,22 +92,22 @@ FSM_INLINE_ void FN(copy_parts)(const uint8_t *takes_part, ptrdiff_t count, cons
 }
 
 /* The same of elements [begin, begin + count) of a row whose mask is at `mask`. */
-static void FN(blank)(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff_t count, const real *x, real *to,
+static void apply_mask(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff_t count, const real *x, real *to,
                       real blank) {
     if (fsm_is_contiguous(args, FSM_MASK)) {
-        FN(copy_parts)((const uint8_t *)mask + begin, count, x, to, blank);
+        copy_parts((const uint8_t *)mask + begin, count, x, to, blank);
         return;
     }
     uint8_t takes_part[FSM_CHUNK];
     for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
         const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
         fsm_gather(args, FSM_MASK, mask, begin + c, piece, (char *)takes_part);
-        FN(copy_parts)(takes_part, piece, x + c, to + c, blank);
+        copy_parts(takes_part, piece, x + c, to + c, blank);
     }
 }
 
 /* `count` <= LANES numbers, `step` bytes apart at `from`. */
-FSM_OUTLINE_ void FN(load_across)(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
+FSM_OUTLINE_ void load_across(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
                                   real *to) {
     const int size = fsm_size_of[operand->storage];
     char raw[LANES * sizeof(long double)];
@@ -107,11 +115,11 @@ FSM_OUTLINE_ void FN(load_across)(const fsm_operand *operand, const char *from, 
         fsm_copy(raw, size, from, step, count, size, operand->swapped);
         from = raw;
     }
-    FN(convert)(operand->storage, from, count, to);
+    convert(operand->storage, from, count, to);
 }
 
 /* fsm_copy() of LANES numbers, without a loop. */
-FSM_INLINE_ void FN(turn)(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+FSM_INLINE_ void turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int j = 0; j < LANES; j++)
         memcpy(to + j * to_step, from + j * from_step, sizeof(real));
@@ -122,25 +130,25 @@ FSM_INLINE_ void FN(turn)(char *to, ptrdiff_t to_step, const char *from, ptrdiff
 #define BLOCK_KINDS(KIND) KIND(REALS) KIND(REALS_APART) KIND(F16) KIND(BF16) KIND(OTHERS)
 
 typedef enum {
-#define KIND(name) FN(name),
+#define KIND(name) name,
     BLOCK_KINDS(KIND)
 #undef KIND
-} FN(block_kind);
+} block_kind_t;
 
-FSM_INLINE_ FN(block_kind) FN(block_kind_of)(const fsm_operand *operand) {
+FSM_INLINE_ block_kind_t block_kind_of(const fsm_operand *operand) {
     const bool side_by_side = operand->across == fsm_size_of[operand->storage];
     if (operand->swapped || (!side_by_side && operand->storage != STORED_REAL))
-        return FN(OTHERS);
+        return OTHERS;
     if (operand->storage == STORED_REAL)
-        return side_by_side ? FN(REALS) : FN(REALS_APART);
+        return side_by_side ? REALS : REALS_APART;
     if (operand->storage == FSM_STORAGE_f16)
-        return FN(F16);
-    return operand->storage == FSM_STORAGE_bf16 ? FN(BF16) : FN(OTHERS);
+        return F16;
+    return operand->storage == FSM_STORAGE_bf16 ? BF16 : OTHERS;
 }
 
 /* `rows` rows of `count` numbers, as rows of their columns. Neither is less than SIDE; where one is no multiple of it,
  * the last squares overlap with others. */
-FSM_INLINE_ void FN(turn_rows)(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t rows,
+FSM_INLINE_ void turn_rows(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t rows,
                                ptrdiff_t count) {
     const ptrdiff_t size = sizeof(real);
     for (ptrdiff_t i = 0; i < rows; i += SIDE) {
@@ -154,44 +162,44 @@ FSM_INLINE_ void FN(turn_rows)(char *to, ptrdiff_t to_step, const char *from, pt
 
 /* How many of `columns` are turned that way on their way from or to a tile: whole blocks of them, if they are rows
  * whose `count` elements lie side by side. */
-FSM_INLINE_ ptrdiff_t FN(turned_rows)(const fsm_args *args, const fsm_operand *operand, ptrdiff_t count,
+FSM_INLINE_ ptrdiff_t turned_rows(const fsm_args *args, const fsm_operand *operand, ptrdiff_t count,
                                       ptrdiff_t columns) {
     const bool rows = args->axes == 1 && operand->step[0] == (ptrdiff_t)sizeof(real) && count >= SIDE;
-    return rows && FN(block_kind_of)(operand) == FN(REALS_APART) ? columns - columns % LANES : 0;
+    return rows && block_kind_of(operand) == REALS_APART ? columns - columns % LANES : 0;
 }
 
-FSM_INLINE_ void FN(load_block)(const fsm_operand *operand, const char *from, real *to, const FN(block_kind) kind) {
-    if (kind == FN(REALS))
+FSM_INLINE_ void load_block(const fsm_operand *operand, const char *from, real *to, const block_kind_t kind) {
+    if (kind == REALS)
         vec_store(to, vec_load((const real *)from));
-    else if (kind == FN(REALS_APART))
-        FN(turn)((char *)to, sizeof(real), from, operand->across);
-    else if (kind == FN(F16))
+    else if (kind == REALS_APART)
+        turn((char *)to, sizeof(real), from, operand->across);
+    else if (kind == F16)
         vec_store(to, vec_load_f16((const uint16_t *)from));
-    else if (kind == FN(BF16))
+    else if (kind == BF16)
         vec_store(to, vec_load_bf16((const uint16_t *)from));
     else
-        FN(load_across)(operand, from, operand->across, LANES, to);
+        load_across(operand, from, operand->across, LANES, to);
 }
 
 /* Elements of columns that are asked for ahead: (32000, 128) bfloat16 softmax along axis 0 takes 0.72 ns an element
  * instead of 0.85 (AVX-512, Zen 5). */
 #define LOADED_AHEAD 16
 
-FSM_INLINE_ void FN(load_columns_body)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
-                                       ptrdiff_t columns, real *to, ptrdiff_t pitch, const FN(block_kind) kind) {
+FSM_INLINE_ void load_columns_body(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+                                       ptrdiff_t columns, real *to, ptrdiff_t pitch, const block_kind_t kind) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, to += LANES) {
         const char *from = first + place.offset;
         for (ptrdiff_t t = 0; t < whole; t++, from += LANES * column) {
-            FN(load_block)(operand, from, to + t * pitch, kind);
-            if (kind != FN(REALS_APART))
+            load_block(operand, from, to + t * pitch, kind);
+            if (kind != REALS_APART)
                 FSM_PREFETCH(from + LOADED_AHEAD * operand->step[args->axes - 1]);
         }
         if (rest) {
             vec_store(to + whole * pitch, vec_set1(1));
-            FN(load_across)(operand, from, column, rest, to + whole * pitch);
+            load_across(operand, from, column, rest, to + whole * pitch);
         }
         fsm_place_advance(&place, args, operand, 1);
     }
@@ -199,31 +207,31 @@ FSM_INLINE_ void FN(load_columns_body)(const fsm_args *args, int which, char *fi
 
 /* Elements [begin, begin + count) of `columns` <= LANES * tiles columns, each tile as blocks of LANES columns: element
  * i of column t * LANES + j at to[t * pitch + i * LANES + j]. Columns that do not exist hold 1, which needs no care. */
-static void FN(load_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+static void load_columns(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                              ptrdiff_t columns, real *to, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
-    const ptrdiff_t turned = FN(turned_rows)(args, operand, count, columns);
+    const ptrdiff_t turned = turned_rows(args, operand, count, columns);
     const char *rows = first + begin * operand->step[0];
     for (ptrdiff_t t = 0; t < turned / LANES; t++)
-        FN(turn_rows)((char *)(to + t * pitch), LANES * sizeof(real), rows + t * LANES * operand->across,
+        turn_rows((char *)(to + t * pitch), LANES * sizeof(real), rows + t * LANES * operand->across,
                       operand->across, LANES, count);
     first += turned * operand->across;
     to += turned / LANES * pitch;
     columns -= turned;
     if (columns == 0)
         return;
-    switch (FN(block_kind_of)(operand)) {
+    switch (block_kind_of(operand)) {
 #define KIND(name)                                                                                                     \
-    case FN(name):                                                                                                     \
-        FN(load_columns_body)(args, which, first, begin, count, columns, to, pitch, FN(name));                         \
+    case name:                                                                                                     \
+        load_columns_body(args, which, first, begin, count, columns, to, pitch, name);                         \
         break;
         BLOCK_KINDS(KIND)
 #undef KIND
     }
 }
 
-/* blank() in place for tiles of columns. */
-static void FN(blank_columns)(const fsm_args *args, char *first, ptrdiff_t begin, ptrdiff_t count, ptrdiff_t columns,
+/* apply_mask() in place for tiles of columns. */
+static void apply_mask_columns(const fsm_args *args, char *first, ptrdiff_t begin, ptrdiff_t count, ptrdiff_t columns,
                               real *x, ptrdiff_t pitch, real blank) {
     const fsm_operand *operand = &args->operands[FSM_MASK];
     const ptrdiff_t column = operand->across;
@@ -237,11 +245,11 @@ static void FN(blank_columns)(const fsm_args *args, char *first, ptrdiff_t begin
                 if (!*mask)
                     vec_store(block, vec_set1(blank));
             } else if (column == 1 && here == LANES) {
-                FN(copy_parts)((const uint8_t *)mask, LANES, block, block, blank);
+                copy_parts((const uint8_t *)mask, LANES, block, block, blank);
             } else {
                 uint8_t takes_part[LANES];
                 fsm_copy((char *)takes_part, 1, mask, column, here, 1, false);
-                FN(copy_parts)(takes_part, here, block, block, blank);
+                copy_parts(takes_part, here, block, block, blank);
             }
         }
         fsm_place_advance(&place, args, operand, 1);
@@ -251,19 +259,19 @@ static void FN(blank_columns)(const fsm_args *args, char *first, ptrdiff_t begin
 /* ---- parts of a tile: `columns` <= LANES of its columns, from `to` or `x` on; the others are left alone */
 
 /* Whether elements of such columns are copied as they are, side by side. */
-FSM_INLINE_ bool FN(copies_part)(const fsm_args *args, int which, ptrdiff_t columns) {
+FSM_INLINE_ bool copies_part(const fsm_args *args, int which, ptrdiff_t columns) {
     const fsm_operand *operand = &args->operands[which];
     return args->axes == 1 && operand->storage == STORED_REAL && !operand->swapped &&
            (operand->across == sizeof(real) || columns == 1);
 }
 
 /* Elements [begin, begin + count). */
-static void FN(load_part)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+static void load_part(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                           ptrdiff_t columns, real *to) {
     const fsm_operand *operand = &args->operands[which];
     if (columns == LANES) {
-        FN(load_columns)(args, which, first, begin, count, LANES, to, 0);
-    } else if (FN(copies_part)(args, which, columns)) {
+        load_columns(args, which, first, begin, count, LANES, to, 0);
+    } else if (copies_part(args, which, columns)) {
         fsm_copy((char *)to, LANES * sizeof(real), first + begin * operand->step[0], operand->step[0], count,
                  (int)columns * (int)sizeof(real), false);
     } else {
@@ -271,9 +279,11 @@ static void FN(load_part)(const fsm_args *args, int which, char *first, ptrdiff_
         for (ptrdiff_t j = 0; j < columns; j++)
             for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
                 const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
-                FN(load)(args, which, first + j * operand->across, begin + c, piece, column);
+                load(args, which, first + j * operand->across, begin + c, piece, column);
                 fsm_copy((char *)(to + c * LANES + j), LANES * sizeof(real), (char *)column, sizeof(real), piece,
                          sizeof(real), false);
             }
     }
 }
+
+#endif

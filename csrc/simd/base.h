@@ -1,4 +1,7 @@
 /* CPUs without a fused multiply-add: as accurate as the others, but outside the promise of equal bits. */
+#ifndef FSM_SIMD_BASE_H
+#define FSM_SIMD_BASE_H
+
 #define FSM_ISA base
 
 /* The product of two floats is exact in double; what is left is one rounding to double before the one to
@@ -29,3 +32,5 @@ static inline double product_plus(double a, double b, double c) {
 }
 
 #include "lanes.h"
+
+#endif

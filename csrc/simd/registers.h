@@ -5,6 +5,12 @@
  * added four at a time. What it computes of others is dead code, of which the compiler leaves no instruction.
  *
  * An instruction set's file that wants that defines FSM_REGISTERS, and has them in v[]. */
+#ifndef FSM_SIMD_REGISTERS_H
+#define FSM_SIMD_REGISTERS_H
+
+#include "real.h"
+
+#include <string.h>
 
 #if !defined(FSM_REGISTERS)
 #define FSM_REGISTERS 1
@@ -27,7 +33,7 @@
 #endif
 
 /* Of the block at p. The others are 0, since what is loaded ahead would be kept until its turn. */
-FSM_INLINE_ vec FN(load_register)(const real *p, int i) {
+FSM_INLINE_ vec load_register(const real *p, int i) {
 #if FSM_REGISTERS == 1
     (void)i;
     return vec_load(p);
@@ -39,7 +45,7 @@ FSM_INLINE_ vec FN(load_register)(const real *p, int i) {
 }
 
 /* Only that is touched. */
-FSM_INLINE_ void FN(store_register)(real *p, int i, vec a) {
+FSM_INLINE_ void store_register(real *p, int i, vec a) {
 #if FSM_REGISTERS == 1
     (void)i;
     vec_store(p, a);
@@ -49,7 +55,7 @@ FSM_INLINE_ void FN(store_register)(real *p, int i, vec a) {
 }
 
 /* a with register i of b. */
-FSM_INLINE_ vec FN(set_register)(vec a, int i, vec b) {
+FSM_INLINE_ vec set_register(vec a, int i, vec b) {
 #if FSM_REGISTERS == 1
     (void)a, (void)i;
     return b;
@@ -60,7 +66,7 @@ FSM_INLINE_ vec FN(set_register)(vec a, int i, vec b) {
 }
 
 /* a, whose lanes are all the same: the compiler is told that one register stands for them all. */
-FSM_INLINE_ vec FN(uniform)(vec a) {
+FSM_INLINE_ vec uniform(vec a) {
 #if FSM_REGISTERS > 1
     FSM_EACH_REGISTER(i)
         a.v[i] = a.v[0];
@@ -69,7 +75,7 @@ FSM_INLINE_ vec FN(uniform)(vec a) {
 }
 
 /* vec_any_lt of register i, or of all. */
-FSM_INLINE_ bool FN(any_lt_register)(vec a, vec b, int i) {
+FSM_INLINE_ bool any_lt_register(vec a, vec b, int i) {
 #if FSM_REGISTERS > 1
     vec of_a = a, of_b = b;
     FSM_EACH_REGISTER(j) {
@@ -82,3 +88,5 @@ FSM_INLINE_ bool FN(any_lt_register)(vec a, vec b, int i) {
     return vec_any_lt(a, b);
 #endif
 }
+
+#endif

@@ -14,7 +14,7 @@
 #ifndef FSM_SCALAR_MATH_H
 #define FSM_SCALAR_MATH_H
 
-#include "fsm.h"
+#include "../fsm.h"
 
 #include <math.h>
 #include <string.h>

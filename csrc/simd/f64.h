@@ -1,56 +1,13 @@
-/* float64: what the names of vec.h mean, and what else belongs to the precision. unbind.h ends it. */
-#include "scalar_math.h"
+/* float64: the type of the numbers that kernels compute with, and the constants that belong to it. */
+#ifndef FSM_F64_H
+#define FSM_F64_H
+
+#include "../math/scalar_math.h"
 
 #define real               double
-#define FN(name)           FSM_NAME(name, f64)
+#define name           FSM_NAME(name, f64)
 #define LANES              FSM_STRIP(FSM_F64)
 #define SIDE               4 /* of the squares of vec_turn */
-
-#define vec                vf64
-#define vec_acc            vf64_acc
-#define vec_load           vf64_load
-#define vec_load_n         vf64_load_n
-#define vec_store          vf64_store
-#define vec_store_n        vf64_store_n
-#define vec_stream         vf64_stream
-#define vec_stream_line    vf64_stream_line
-#define vec_stream_end     vf64_stream_end
-#define vec_turn           vf64_turn
-#define vec_load_f16       vf64_load_f16
-#define vec_store_f16      vf64_store_f16
-#define vec_load_bf16      vf64_load_bf16
-#define vec_store_bf16     vf64_store_bf16
-#define vec_set1           vf64_set1
-#define vec_add            vf64_add
-#define vec_sub            vf64_sub
-#define vec_mul            vf64_mul
-#define vec_fma            vf64_fma
-#define vec_mul_error      vf64_mul_error
-#define vec_scale          vf64_scale
-#define vec_max            vf64_max
-#define vec_min            vf64_min
-#define vec_abs            vf64_abs
-#define vec_clamp          vf64_clamp
-#define vec_flush          vf64_flush
-#define vec_select_lt      vf64_select_lt
-#define vec_pow2           vf64_pow2
-#define vec_bits_sub       vf64_bits_sub
-#define vec_bits_or        vf64_bits_or
-#define vec_hmax           vf64_hmax
-#define vec_any_lt         vf64_any_lt
-#define vec_find_eq        vf64_find_eq
-#define vec_acc_zero       vf64_acc_zero
-#define vec_acc_add        vf64_acc_add
-#define vec_acc_merge      vf64_acc_merge
-#define vec_acc_fold       vf64_acc_fold
-#define vec_acc_get        vf64_acc_get
-#define vec_load_parts     vf64_load_parts
-#define vec_store_parts    vf64_store_parts
-#define vec_set_parts      vf64_set_parts
-#define vec_max_parts      vf64_max_parts
-#define vec_find_parts     vf64_find_parts
-#define vec_acc_of         vf64_acc_of
-#define vec_acc_fold_parts vf64_acc_fold_parts
 
 /* The format. */
 #define MIN_NORMAL     0x1p-1022
@@ -84,12 +41,12 @@
 #define EXP_POLYNOMIAL FSM_EXP_POLYNOMIAL
 
 /* Totals of chunks, added in order: TwoSum, as in vec.h. */
-FSM_INLINE fsm_sum FN(sum_merge)(fsm_sum a, fsm_sum b) {
+FSM_INLINE fsm_sum sum_merge(fsm_sum a, fsm_sum b) {
     return fsm_two_sum(a, b);
 }
 
 /* What multiplies e to give factor*y: factor * 2^320/S as hi + lo. */
-FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, double factor, real *hi, real *lo) {
+FSM_INLINE void sum_reciprocal(fsm_sum sum, double factor, real *hi, real *lo) {
     double s = sum.hi + sum.lo;
     double rest = sum.lo - (s - sum.hi);
     if (fabs(rest) < s * 0x1p-110)
@@ -98,3 +55,5 @@ FSM_INLINE void FN(sum_reciprocal)(fsm_sum sum, double factor, real *hi, real *l
     *hi = y * factor;
     *lo = fma(y, factor, -*hi) + (fma(-s, r, 1) - rest * r) * *hi;
 }
+
+#endif

@@ -1,7 +1,11 @@
 /* Storers: the way back from contiguous numbers of the compute type. What is stored is rounded once. */
+#ifndef FSM_ARRAYS_STORE_H
+#define FSM_ARRAYS_STORE_H
+
+#include "load.h"
 
 #define HALF(name)                                                                                                     \
-    static void FN(unconvert_##name)(const real *from, ptrdiff_t count, char *to) {                                    \
+    static void unconvert_##name(const real *from, ptrdiff_t count, char *to) {                                    \
         uint16_t bits[LANES];                                                                                          \
         for (; count >= LANES; count -= LANES, from += LANES, to += sizeof bits)                                       \
             vec_store_##name((uint16_t *)to, vec_load(from));                                                          \
@@ -12,17 +16,17 @@
     }
 #define FLOAT(name, type)
 #define INTEGER(name, type)
-#include "storage.def"
+#include "../storage.def"
 #undef HALF
 #undef FLOAT
 #undef INTEGER
 
 /* `count` numbers, side by side at `to` in the machine's byte order. */
-FSM_OUTLINE_ void FN(unconvert)(int storage, const real *from, ptrdiff_t count, char *to) {
+FSM_OUTLINE_ void unconvert(int storage, const real *from, ptrdiff_t count, char *to) {
     switch (storage) {
 #define HALF(name)                                                                                                     \
     case FSM_STORAGE_##name:                                                                                           \
-        FN(unconvert_##name)(from, count, to);                                                                         \
+        unconvert_##name(from, count, to);                                                                         \
         break;
 #define FLOAT(name, type)                                                                                              \
     case FSM_STORAGE_##name:                                                                                           \
@@ -32,7 +36,7 @@ FSM_OUTLINE_ void FN(unconvert)(int storage, const real *from, ptrdiff_t count, 
         }                                                                                                              \
         break;
 #define INTEGER(name, type)
-#include "storage.def"
+#include "../storage.def"
 #undef HALF
 #undef FLOAT
 #undef INTEGER
@@ -42,82 +46,82 @@ FSM_OUTLINE_ void FN(unconvert)(int storage, const real *from, ptrdiff_t count, 
 }
 
 /* Elements [begin, begin + count) of an operand's row at `row`. */
-static void FN(store)(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, const real *from) {
+static void store(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, const real *from) {
     const fsm_operand *operand = &args->operands[which];
     const int size = fsm_size_of[operand->storage];
     if (fsm_is_contiguous(args, which)) {
-        FN(unconvert)(operand->storage, from, count, row + begin * size);
+        unconvert(operand->storage, from, count, row + begin * size);
         return;
     }
     char raw[FSM_CHUNK * sizeof(long double)];
     for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
         const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
-        FN(unconvert)(operand->storage, from + c, piece, raw);
+        unconvert(operand->storage, from + c, piece, raw);
         fsm_scatter(args, which, row, begin + c, piece, raw);
     }
 }
 
 /* `count` <= LANES numbers, `step` bytes apart at `to`. */
-FSM_OUTLINE_ void FN(store_across)(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count,
+FSM_OUTLINE_ void store_across(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count,
                                    const real *from) {
     const int size = fsm_size_of[operand->storage];
     if (step == size && !operand->swapped) {
-        FN(unconvert)(operand->storage, from, count, to);
+        unconvert(operand->storage, from, count, to);
         return;
     }
     char raw[LANES * sizeof(long double)];
-    FN(unconvert)(operand->storage, from, count, raw);
+    unconvert(operand->storage, from, count, raw);
     fsm_copy(to, step, raw, size, count, size, operand->swapped);
 }
 
 /* The reverse of load_block(). */
-FSM_INLINE_ void FN(store_block)(const fsm_operand *operand, char *to, const real *from, const FN(block_kind) kind) {
-    if (kind == FN(REALS))
+FSM_INLINE_ void store_block(const fsm_operand *operand, char *to, const real *from, const block_kind_t kind) {
+    if (kind == REALS)
         vec_store((real *)to, vec_load(from));
-    else if (kind == FN(REALS_APART))
-        FN(turn)(to, operand->across, (const char *)from, sizeof(real));
-    else if (kind == FN(F16))
+    else if (kind == REALS_APART)
+        turn(to, operand->across, (const char *)from, sizeof(real));
+    else if (kind == F16)
         vec_store_f16((uint16_t *)to, vec_load(from));
-    else if (kind == FN(BF16))
+    else if (kind == BF16)
         vec_store_bf16((uint16_t *)to, vec_load(from));
     else
-        FN(store_across)(operand, to, operand->across, LANES, from);
+        store_across(operand, to, operand->across, LANES, from);
 }
 
-FSM_INLINE_ void FN(store_columns_body)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+FSM_INLINE_ void store_columns_body(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                                         ptrdiff_t columns, const real *from, ptrdiff_t pitch,
-                                        const FN(block_kind) kind) {
+                                        const block_kind_t kind) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, from += LANES) {
         char *to = first + place.offset;
         for (ptrdiff_t t = 0; t < whole; t++, to += LANES * column)
-            FN(store_block)(operand, to, from + t * pitch, kind);
+            store_block(operand, to, from + t * pitch, kind);
         if (rest)
-            FN(store_across)(operand, to, column, rest, from + whole * pitch);
+            store_across(operand, to, column, rest, from + whole * pitch);
         fsm_place_advance(&place, args, operand, 1);
     }
 }
 
 /* The reverse of load_columns(). */
-static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+static void store_columns(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                               ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
-    const ptrdiff_t turned = FN(turned_rows)(args, operand, count, columns);
+    const ptrdiff_t turned = turned_rows(args, operand, count, columns);
     char *rows = first + begin * operand->step[0];
     for (ptrdiff_t t = 0; t < turned / LANES; t++)
-        FN(turn_rows)(rows + t * LANES * operand->across, operand->across, (const char *)(from + t * pitch),
+        turn_rows(rows + t * LANES * operand->across, operand->across, (const char *)(from + t * pitch),
                       LANES * sizeof(real), count, LANES);
     first += turned * operand->across;
     from += turned / LANES * pitch;
     columns -= turned;
     if (columns == 0)
         return;
-    switch (FN(block_kind_of)(operand)) {
+    switch (block_kind_of(operand)) {
 #define KIND(name)                                                                                                     \
-    case FN(name):                                                                                                     \
-        FN(store_columns_body)(args, which, first, begin, count, columns, from, pitch, FN(name));                      \
+    case name:                                                                                                     \
+        store_columns_body(args, which, first, begin, count, columns, from, pitch, name);                      \
         break;
         BLOCK_KINDS(KIND)
 #undef KIND
@@ -125,12 +129,12 @@ static void FN(store_columns)(const fsm_args *args, int which, char *first, ptrd
 }
 
 /* The reverse of load_part(). */
-static void FN(store_part)(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+static void store_part(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                            ptrdiff_t columns, const real *from) {
     const fsm_operand *operand = &args->operands[which];
     if (columns == LANES) {
-        FN(store_columns)(args, which, first, begin, count, LANES, from, 0);
-    } else if (FN(copies_part)(args, which, columns)) {
+        store_columns(args, which, first, begin, count, LANES, from, 0);
+    } else if (copies_part(args, which, columns)) {
         fsm_copy(first + begin * operand->step[0], operand->step[0], (const char *)from, LANES * sizeof(real), count,
                  (int)columns * (int)sizeof(real), false);
     } else {
@@ -140,7 +144,9 @@ static void FN(store_part)(const fsm_args *args, int which, char *first, ptrdiff
                 const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
                 fsm_copy((char *)column, sizeof(real), (const char *)(from + c * LANES + j), LANES * sizeof(real),
                          piece, sizeof(real), false);
-                FN(store)(args, which, first + j * operand->across, begin + c, piece, column);
+                store(args, which, first + j * operand->across, begin + c, piece, column);
             }
     }
 }
+
+#endif

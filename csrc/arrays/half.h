@@ -6,7 +6,7 @@
 #ifndef FSM_HALF_H
 #define FSM_HALF_H
 
-#include "fsm.h"
+#include "../fsm.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,4 +1,10 @@
 /* Where elements lie: from row to row, and bytes along a row. The same for every precision. */
+#ifndef FSM_ARRAYS_STRIDES_H
+#define FSM_ARRAYS_STRIDES_H
+
+#include "../fsm.h"
+
+#include <string.h>
 
 /* Element 0 of a row, or of the first of columns, in every operand that is used. */
 typedef struct {
@@ -52,7 +58,7 @@ static const unsigned char fsm_size_of[FSM_STORAGES] = {
 #define HALF(name)          sizeof(uint16_t),
 #define FLOAT(name, type)   sizeof(type),
 #define INTEGER(name, type) sizeof(type),
-#include "storage.def"
+#include "../storage.def"
 #undef HALF
 #undef FLOAT
 #undef INTEGER
@@ -132,7 +138,7 @@ FSM_OUTLINE_ void fsm_load_integers(const fsm_operand *operand, const char *from
             to[i] = (int64_t)number;                                                                                   \
         }                                                                                                              \
         break;
-#include "storage.def"
+#include "../storage.def"
 #undef HALF
 #undef FLOAT
 #undef INTEGER
@@ -204,3 +210,5 @@ FSM_INLINE_ bool fsm_is_contiguous(const fsm_args *args, int which) {
     const fsm_operand *operand = &args->operands[which];
     return args->axes == 1 && !operand->swapped && (operand->step[0] == fsm_size_of[operand->storage] || args->n == 1);
 }
+
+#endif

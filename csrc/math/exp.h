@@ -21,51 +21,56 @@
  *
  * Worst errors of e met in 4 million x from the smallest normal result to 1: float32 0.908 ULP at x = -82.119278,
  * float64 0.890 ULP at x = -611.69167 (python tools/exp_constants.py). */
+#ifndef FSM_MATH_EXP_H
+#define FSM_MATH_EXP_H
+
+#include "../simd/vec.h"
+#include "scalar_math.h"
 
 /* 1 / temperature as hi + lo. Scaling x first, rounded, would cost 122 ULP at T = 0.7; so what the product x*hi loses
  * joins t. `floor` is below every x that gives e > 0 and keeps that loss small and finite. */
 typedef struct {
     real hi, lo, floor;
     bool scaled; /* it is not 1 */
-} FN(beta);
+} beta_t;
 
-FSM_INLINE FN(beta) FN(beta_of)(double temperature) {
+FSM_INLINE beta_t beta_of(double temperature) {
     const double b = 1 / temperature;
     const real hi = (real)b;
     const real lo = (real)((b - hi) + fma(-b, temperature, 1) * b);
-    return (FN(beta)){hi, lo, (real)(-0x1p22 * temperature), temperature != 1};
+    return (beta_t){hi, lo, (real)(-0x1p22 * temperature), temperature != 1};
 }
 
 typedef struct {
     vec magic;
     vec low;
     vec shift; /* subtracted from x in rows that need it, else 0 */
-    FN(beta) beta;
-} FN(exp_frame);
+    beta_t beta;
+} exp_frame_t;
 
 /* Rows whose maximum (times beta) has a smaller magnitude need no shift. */
 #define DIRECT ((real)0x1p21)
 
-FSM_INLINE bool FN(in_direct_range)(real max) {
+FSM_INLINE bool in_direct_range(real max) {
     return max > -DIRECT && max < DIRECT;
 }
 
 /* a, or what takes the place of an element that is not finite. */
-FSM_INLINE vec FN(finite_or)(vec a, vec other) {
+FSM_INLINE vec finite_or(vec a, vec other) {
     return vec_select_lt(vec_abs(a), vec_set1((real)INFINITY), a, other);
 }
 
 /* The shift of rows with these maxima, which are finite. */
-FSM_INLINE vec FN(shift_of)(vec max, FN(beta) beta) {
+FSM_INLINE vec shift_of(vec max, beta_t beta) {
     return vec_select_lt(vec_abs(vec_mul(max, vec_set1(beta.hi))), vec_set1(DIRECT), vec_set1(0), max);
 }
 
 /* max: of the row, finite. */
-FSM_INLINE FN(exp_frame) FN(exp_frame_of)(vec max, vec shift, FN(beta) beta) {
+FSM_INLINE exp_frame_t exp_frame_of(vec max, vec shift, beta_t beta) {
     const vec round = vec_set1(ROUND_TO_INT);
     vec scaled = vec_mul(vec_sub(vec_flush(max), shift), vec_set1(beta.hi));
     vec k = vec_sub(vec_fma(scaled, vec_set1(LOG2E), round), round);
-    return (FN(exp_frame)){
+    return (exp_frame_t){
         .magic = vec_sub(vec_set1(ROUND_TO_INT + LOWEST), k),
         .low = vec_mul(vec_sub(k, vec_set1(LOWEST)), vec_set1(LN2)),
         .shift = shift,
@@ -74,7 +79,7 @@ FSM_INLINE FN(exp_frame) FN(exp_frame_of)(vec max, vec shift, FN(beta) beta) {
 }
 
 /* k, which the frame's exponentials are relative to. */
-FSM_INLINE vec FN(exp_frame_k)(const FN(exp_frame) * frame) {
+FSM_INLINE vec exp_frame_k(const exp_frame_t *frame) {
     return vec_sub(vec_set1(ROUND_TO_INT + LOWEST), frame->magic);
 }
 
@@ -85,7 +90,7 @@ FSM_INLINE vec FN(exp_frame_k)(const FN(exp_frame) * frame) {
 
 /* e, in place of `count` <= EXP_TOGETHER, a constant, x. `careful`: for rows with a shift, a temperature or subnormal
  * x. */
-FSM_INLINE void FN(exp_together)(vec *x, const int count, const FN(exp_frame) * frame, bool careful) {
+FSM_INLINE void exp_together(vec *x, const int count, const exp_frame_t *frame, bool careful) {
     static const real c[] = EXP_POLYNOMIAL;
     vec lost[4], z[4], n[4], p[4];
     if (careful) {
@@ -121,42 +126,42 @@ FSM_INLINE void FN(exp_together)(vec *x, const int count, const FN(exp_frame) * 
 }
 
 /* e of one block. */
-FSM_INLINE vec FN(exp)(vec x, FN(exp_frame) frame, bool careful) {
-    FN(exp_together)(&x, 1, &frame, careful);
+FSM_INLINE vec exp_block(vec x, exp_frame_t frame, bool careful) {
+    exp_together(&x, 1, &frame, careful);
     return x;
 }
 
 /* The same of a register of 4 blocks. */
-FSM_INLINE void FN(exp_four)(vec *x, const FN(exp_frame) * frame, bool careful) {
+FSM_INLINE void exp_four(vec *x, const exp_frame_t *frame, bool careful) {
     FSM_UNROLL
     for (int k = 0; k < 4; k += EXP_TOGETHER)
-        FN(exp_together)(x + k, EXP_TOGETHER, frame, careful);
+        exp_together(x + k, EXP_TOGETHER, frame, careful);
 }
 
-FSM_OUTLINE_ void FN(careful_blocks)(vec *a, int count, const FN(exp_frame) * frame) {
+FSM_OUTLINE_ void careful_blocks(vec *a, int count, const exp_frame_t *frame) {
     for (int i = 0; i < count; i++)
-        a[i] = FN(exp)(a[i], *frame, true);
+        a[i] = exp_block(a[i], *frame, true);
 }
 
 /* The same of whole blocks. The detour keeps `a` in registers elsewhere. */
-FSM_INLINE void FN(exp_blocks)(vec *a, const int count, const FN(exp_frame) * frame, bool careful) {
+FSM_INLINE void exp_blocks(vec *a, const int count, const exp_frame_t *frame, bool careful) {
     if (careful) {
         vec copy[4];
         for (int i = 0; i < count; i++)
             copy[i] = a[i];
-        FN(careful_blocks)(copy, count, frame);
+        careful_blocks(copy, count, frame);
         for (int i = 0; i < count; i++)
             a[i] = copy[i];
         return;
     }
     FSM_EACH_BLOCK(k, count)
-        FN(exp_together)(&a[k], 1, frame, false);
+        exp_together(&a[k], 1, frame, false);
 }
 
 /* 1/S as hi + lo, with the factors that e and y carry (sum_reciprocal). */
 typedef struct {
     vec hi, lo;
-} FN(divisor);
+} divisor_t;
 
 /* y = e/S as e*hi + e*lo, rounded once, so that e/e is 1 and e/(e+e+e+e) is 0.25. `unit` has w, of which below, in its
  * exponent field; so has `off`, whose sign is that of the result.
@@ -168,32 +173,34 @@ typedef struct {
  *
  * In L1 the sweep takes 0.036 ns an element against 0.035 with e*hi + e*lo alone (float32, AVX-512, Zen 5), 0.073
  * against 0.055 with AVX2. A second form for rows that need no care did not pay. */
-FSM_INLINE vec FN(share)(vec e, FN(divisor) divisor, vec unit, vec off) {
+FSM_INLINE vec share(vec e, divisor_t divisor, vec unit, vec off) {
     vec y = vec_scale(e, divisor.hi, divisor.lo);
     vec subnormal = vec_fma(y, vec_set1((real)0.5), unit);
     return vec_bits_sub(vec_max(y, subnormal), off);
 }
 
-FSM_INLINE vec FN(quotient)(vec e, FN(divisor) divisor) {
-    return FN(share)(e, divisor, vec_set1(Y_UNIT), vec_set1(Y_UNIT));
+FSM_INLINE vec quotient(vec e, divisor_t divisor) {
+    return share(e, divisor, vec_set1(Y_UNIT), vec_set1(Y_UNIT));
 }
 
 /* Of f*e/S for any finite f, whose exponent joins w, and whose sign the integer that is taken off: what divides, `unit`
- * and `off` of FN(share). Where f is so large that nothing can be subnormal, w is 0. */
-FSM_INLINE_ void FN(share_divisor)(fsm_sum sum, double f, real *hi, real *lo, real *unit, real *off) {
+ * and `off` of share. Where f is so large that nothing can be subnormal, w is 0. */
+FSM_INLINE_ void share_divisor(fsm_sum sum, double f, real *hi, real *lo, real *unit, real *off) {
     const double size = fabs(f);
     int exponent = (int)(fsm_f64_bits(size) >> 52) - 1022;
     exponent = exponent < LEAST_SHARE ? LEAST_SHARE : exponent > MOST_SHARE ? Y_POWER : exponent;
-    FN(sum_reciprocal)(sum, size * fsm_two_to(-exponent), hi, lo);
+    sum_reciprocal(sum, size * fsm_two_to(-exponent), hi, lo);
     const real_bits sign = f < 0, w = (real_bits)(Y_POWER - exponent), field = w << MANTISSA_BITS;
     const real_bits signed_field = field | sign << (8 * sizeof(real) - 1);
     memcpy(unit, &field, sizeof field);
     memcpy(off, &signed_field, sizeof signed_field);
 }
 
-/* v, which is finite, without a factor of 2^w, rounded once, as quotients are (FN(share)), but of either sign. `unit`
+/* v, which is finite, without a factor of 2^w, rounded once, as quotients are (share), but of either sign. `unit`
  * has w in its exponent field. */
-FSM_INLINE vec FN(unscale)(vec v, vec unit) {
+FSM_INLINE vec unscale(vec v, vec unit) {
     const vec size = vec_abs(v), subnormal = vec_fma(size, vec_set1((real)0.5), unit);
     return vec_bits_sub(vec_max(size, subnormal), vec_bits_sub(size, vec_bits_sub(v, unit)));
 }
+
+#endif

@@ -1,5 +1,11 @@
 /* Rows side by side in a block (vec.h), by way of memory: for instruction sets without functions of their own. Those
  * with them define FSM_HAS_PARTS. */
+#ifndef FSM_SIMD_PARTS_H
+#define FSM_SIMD_PARTS_H
+
+#include "real.h"
+
+#include <string.h>
 
 FSM_INLINE vec vec_load_parts(const real *p, ptrdiff_t n, int parts, real fill) {
     const ptrdiff_t width = LANES / parts;
@@ -61,7 +67,7 @@ FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo)
         for (int width = LANES / parts / 2; width > 0; width /= 2)
             for (int j = 0; j < width; j++) {
                 const fsm_sum a = {row_hi[j], row_lo[j]}, b = {row_hi[j + width], row_lo[j + width]};
-                const fsm_sum sum = FN(sum_merge)(a, b);
+                const fsm_sum sum = sum_merge(a, b);
                 row_hi[j] = sum.hi;
                 row_lo[j] = sum.lo;
             }
@@ -69,3 +75,5 @@ FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo)
         lo[i] = row_lo[0];
     }
 }
+
+#endif

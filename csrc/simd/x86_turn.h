@@ -1,7 +1,15 @@
 /* Squares of numbers turned in registers, for the instruction sets of x86-64 that have AVX2. A register takes halves of
  * two rows from memory, so that what follows moves numbers within halves only. */
+#ifndef FSM_SIMD_X86_TURN_H
+#define FSM_SIMD_X86_TURN_H
 
-FSM_INLINE void vf32_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+#include "real.h"
+
+#include <immintrin.h>
+
+#if FSM_REAL == 32
+
+FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int half = 0; half < 2; half++) {
         __m256 rows[4];
@@ -25,7 +33,11 @@ FSM_INLINE void vf32_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff
     }
 }
 
-FSM_INLINE void vf64_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+#endif
+
+#if FSM_REAL == 64
+
+FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int half = 0; half < 2; half++) {
         __m256d rows[2];
@@ -39,3 +51,7 @@ FSM_INLINE void vf64_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff
         _mm256_storeu_pd((double *)(to + (2 * half + 1) * to_step), _mm256_unpackhi_pd(rows[0], rows[1]));
     }
 }
+
+#endif
+
+#endif

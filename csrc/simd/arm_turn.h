@@ -1,6 +1,14 @@
 /* Squares of numbers turned in registers, for AArch64: NEON's registers, which CPUs with SVE have too. */
+#ifndef FSM_SIMD_ARM_TURN_H
+#define FSM_SIMD_ARM_TURN_H
 
-FSM_INLINE void vf32_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+#include "real.h"
+
+#include <arm_neon.h>
+
+#if FSM_REAL == 32
+
+FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int i = 0; i < 8; i += 4) {
         FSM_UNROLL
@@ -24,7 +32,11 @@ FSM_INLINE void vf32_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff
     }
 }
 
-FSM_INLINE void vf64_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+#endif
+
+#if FSM_REAL == 64
+
+FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int i = 0; i < 4; i += 2) {
         FSM_UNROLL
@@ -37,3 +49,7 @@ FSM_INLINE void vf64_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff
         }
     }
 }
+
+#endif
+
+#endif

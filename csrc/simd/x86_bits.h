@@ -1,4 +1,10 @@
 /* Bits, one a lane, for the instruction sets of x86-64 that compare into them. */
+#ifndef FSM_SIMD_X86_BITS_H
+#define FSM_SIMD_X86_BITS_H
+
+#include "../fsm.h"
+
+#include <immintrin.h>
 
 /* 32 for 0. */
 FSM_INLINE int trailing_zeros(uint32_t a) {
@@ -11,3 +17,5 @@ FSM_INLINE void first_of_parts(uint32_t bits, int width, int parts, int *at) {
     for (int i = 0; i < parts; i++)
         at[i] = trailing_zeros((uint32_t)((uint64_t)bits >> (i * width) | UINT64_C(1) << width));
 }
+
+#endif

@@ -1,5 +1,8 @@
 /* One lane at a time with a true fused multiply-add (the C library's, where the target has no instruction):
  * slow, and the reference whose bits every other file is tested against. */
+#ifndef FSM_SIMD_SCALAR_H
+#define FSM_SIMD_SCALAR_H
+
 #include <math.h>
 
 #define FSM_ISA                scalar
@@ -11,3 +14,5 @@
 #define scale_f64(e, hi, lo)   fma(e, hi, (e) * (lo))
 
 #include "lanes.h"
+
+#endif

@@ -1,0 +1,6 @@
+/* The scalar reference, float64. */
+/* 32 copies of each function inline would come to megabytes. */
+#define FSM_KEEP_FUNCTIONS
+#define FSM_REAL 64
+#define FSM_SIMD "scalar.h"
+#include "../kernels/table.h"

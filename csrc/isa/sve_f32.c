@@ -1,0 +1,4 @@
+/* SVE, float32. */
+#define FSM_REAL 32
+#define FSM_SIMD "sve.h"
+#include "../kernels/table.h"
