@@ -9,14 +9,14 @@
 /* How kernels and the functions of vec.h are defined: FSM_INLINE, unless the instruction set's file asks for
  * functions that stay functions (isa/lanes.h). */
 #if defined(_MSC_VER) && !defined(__clang__)
-#define FSM_INLINE_  static __forceinline
-#define FSM_OUTLINE_ static __declspec(noinline)
+#define FSM_ALWAYS_INLINE  static __forceinline
+#define FSM_OUTLINE static __declspec(noinline)
 #define FSM_UNROLL
 #define FSM_PREFETCH(address) ((void)(address))
 #define FSM_RARELY(condition) (condition)
 #else
-#define FSM_INLINE_           static inline __attribute__((always_inline, unused))
-#define FSM_OUTLINE_          static __attribute__((noinline, unused))
+#define FSM_ALWAYS_INLINE           static inline __attribute__((always_inline, unused))
+#define FSM_OUTLINE          static __attribute__((noinline, unused))
 #define FSM_UNROLL            _Pragma("GCC unroll 16")
 /* For a read; the address may be any. */
 #define FSM_PREFETCH(address) __builtin_prefetch(address)
@@ -24,9 +24,9 @@
 #define FSM_RARELY(condition) __builtin_expect(condition, 0)
 #endif
 #if defined(FSM_KEEP_FUNCTIONS)
-#define FSM_INLINE FSM_OUTLINE_
+#define FSM_INLINE FSM_OUTLINE
 #else
-#define FSM_INLINE FSM_INLINE_
+#define FSM_INLINE FSM_ALWAYS_INLINE
 #endif
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -64,6 +64,10 @@ enum {
     FSM_STORAGES
 };
 
+FSM_ALWAYS_INLINE ptrdiff_t fsm_min(ptrdiff_t a, ptrdiff_t b) {
+    return a < b ? a : b;
+}
+
 /* More threads than this cannot be asked for. */
 #define FSM_MAX_THREADS 1024
 
@@ -72,7 +76,7 @@ typedef struct {
     char *data; /* element 0 of row 0; NULL: there is none */
     int storage;
     bool swapped;                   /* bytes in the order that is not the machine's */
-    ptrdiff_t across;               /* from one column to the next; without columns, along the last other dimension */
+    ptrdiff_t row_stride;               /* from one column to the next; without columns, along the last other dimension */
     ptrdiff_t step[FSM_MAX_DIMS];   /* along each of the joined axes (but in the result of a reduction) */
     ptrdiff_t stride[FSM_MAX_DIMS]; /* along each of the other dimensions */
 } fsm_operand;
@@ -122,34 +126,34 @@ typedef struct {
     double flush_below;       /* results of softmax below this become 0 (long double, which it cannot hold: if > 0) */
     fsm_loss loss;
 
-    bool stream;    /* more than the caches hold: results go past them, where they replace nothing (kernels/passes.h) */
-    bool divisible; /* the kernel shares long rows (fsm_share) */
+    bool beyond_caches;    /* more than the caches hold: results go past them, where they replace nothing (kernels/passes.h) */
+    bool divisible; /* the kernel shares long rows (fsm_parallel_for) */
     int helpers;    /* threads that may take pieces of a row; set by fsm_run() */
 } fsm_args;
 
-/* Computes work units [begin, end): rows, or strips of FSM_STRIP(dtype) columns, in C order of the other dimensions.
+/* Computes work units [begin, end): rows, or strips of FSM_LANES(dtype) columns, in C order of the other dimensions.
  * `scratch` holds FSM_SCRATCH bytes, aligned to 64. Cannot fail, allocates nothing, and any split into ranges gives
  * the same bits. */
 typedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch);
 
 /* Columns of a strip: the lanes of a block. */
-#define FSM_STRIP(dtype) ((dtype) == FSM_F32 ? 32 : 16)
+#define FSM_LANES(dtype) ((dtype) == FSM_F32 ? 32 : 16)
 
 /* Rows of up to so many blocks are short: kernels take several at a time. Their sum is a single step of each lane
  * (kernels/passes.h). Rows of three blocks take four. */
-#define FSM_MOST_BLOCKS 4
+#define FSM_MAX_BLOCKS 4
 
 /* Strips of so many columns, the last of which may be narrower. */
-FSM_INLINE_ ptrdiff_t fsm_strips(ptrdiff_t columns, ptrdiff_t strip) {
+FSM_ALWAYS_INLINE ptrdiff_t fsm_panels(ptrdiff_t columns, ptrdiff_t strip) {
     return (columns - 1) / strip + 1;
 }
 
 /* Strips that a kernel takes side by side, at most. */
-#define FSM_MOST_STRIPS 16
+#define FSM_MAX_PANELS 16
 
 /* Columns stay in the scratch if so many strips of them fit. With fewer side by side it is faster to do without: memory
  * is read and written a few cache lines here and there. */
-#define FSM_STRIPS_HELD 4
+#define FSM_PANELS_PACKED 4
 
 /* About half of a common L2 cache: what is loaded there is still there when it is stored. Four strips of 1024 fit. */
 #define FSM_SCRATCH 688128
@@ -192,7 +196,7 @@ extern fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];
 typedef void fsm_piece(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch);
 
 /* All `count` of them, each `work` bytes. For kernels: on the calling thread alone, unless args->helpers. */
-void fsm_share(const fsm_args *args, fsm_piece *piece, const void *context, ptrdiff_t count, ptrdiff_t work,
+void fsm_parallel_for(const fsm_args *args, fsm_piece *piece, const void *context, ptrdiff_t count, ptrdiff_t work,
                void *scratch);
 
 ptrdiff_t fsm_units(const fsm_args *args, int dtype);

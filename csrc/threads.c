@@ -1,5 +1,5 @@
 /* The pool: workers that help a caller with its work units, or, where these are few long rows, with the pieces of one
- * after the other (fsm_share).
+ * after the other (fsm_parallel_for).
  *
  * There is one pool a process, and one job at a time; a caller that finds it busy does its own job alone. A job's units
  * are cut into blocks, and these into one range for each thread: a thread takes blocks from the front of its own range,
@@ -280,7 +280,7 @@ static void set_mask(thread t, const cpu_mask *mask) {
 
 /* Strips side by side; 1 without columns. */
 static ptrdiff_t strips_of(const fsm_args *args, int dtype) {
-    return args->columns ? fsm_strips(args->columns, FSM_STRIP(dtype)) : 1;
+    return args->columns ? fsm_panels(args->columns, FSM_LANES(dtype)) : 1;
 }
 
 ptrdiff_t fsm_units(const fsm_args *args, int dtype) {
@@ -301,23 +301,23 @@ typedef struct {
 static split split_of(const fsm_args *args, int dtype, int threads) {
     const ptrdiff_t strips = strips_of(args, dtype);
     /* Not as integers: a broadcast row may have 2^61 elements. */
-    const double unit_elements = (double)args->n * (args->columns ? FSM_STRIP(dtype) : 1);
+    const double unit_elements = (double)args->n * (args->columns ? FSM_LANES(dtype) : 1);
     const double unit_bytes = (dtype == FSM_F32 ? 4 : 8) * unit_elements, unit_work = unit_bytes + ROW_WORK;
     const ptrdiff_t fit = (ptrdiff_t)(FSM_SCRATCH / unit_bytes); /* nearly: kernels keep a part for themselves */
-    const bool held = fit >= FSM_STRIPS_HELD;
+    const bool held = fit >= FSM_PANELS_PACKED;
     const ptrdiff_t least = held ? MIN_STRIPS : WIDE_STRIPS;
     const ptrdiff_t together = strips < least ? strips : held ? 1 : least; /* units that are not separated */
     split s = {.units = fsm_units(args, dtype), .threads = 1};
     s.block = ((ptrdiff_t)(BLOCK_WORK / unit_work) / together + 1) * together;
     if (args->columns) {
         /* As many strips as are fast together, if all threads get some. */
-        ptrdiff_t wide = held && fit < FSM_MOST_STRIPS ? fit : FSM_MOST_STRIPS;
+        ptrdiff_t wide = held && fit < FSM_MAX_PANELS ? fit : FSM_MAX_PANELS;
         while (wide > 1 && s.units / wide < threads)
             wide /= 2;
         if (wide > s.block)
             s.block = (wide - 1) / together * together + together;
-    } else if (s.block > FSM_STRIP(dtype)) {
-        s.block = s.block / FSM_STRIP(dtype) * FSM_STRIP(dtype); /* short rows are taken as strips */
+    } else if (s.block > FSM_LANES(dtype)) {
+        s.block = s.block / FSM_LANES(dtype) * FSM_LANES(dtype); /* short rows are taken as strips */
     }
     s.block += s.units / UINT32_MAX; /* a range counts blocks in 32 bits */
     s.blocks = (s.units - 1) / s.block + 1;
@@ -592,7 +592,7 @@ static void run_units(const void *context, ptrdiff_t begin, ptrdiff_t end, void 
     u->kernel(u->args, begin, end, scratch);
 }
 
-void fsm_share(const fsm_args *args, fsm_piece *piece, const void *context, ptrdiff_t count, ptrdiff_t work,
+void fsm_parallel_for(const fsm_args *args, fsm_piece *piece, const void *context, ptrdiff_t count, ptrdiff_t work,
                void *scratch) {
     split s = {.units = count, .block = BLOCK_WORK / work + 1};
     s.blocks = (count - 1) / s.block + 1;

@@ -23,13 +23,13 @@ cdef extern from "fsm.h" nogil:
     enum:
         FSM_MAX_DIMS
         FSM_MAX_THREADS
-        FSM_MOST_BLOCKS
+        FSM_MAX_BLOCKS
         FSM_OPERANDS
     ctypedef struct fsm_operand:
         char *data
         int storage
         bint swapped
-        ptrdiff_t across
+        ptrdiff_t row_stride
         ptrdiff_t *step
         ptrdiff_t *stride
     ctypedef struct fsm_loss:
@@ -51,7 +51,7 @@ cdef extern from "fsm.h" nogil:
         ptrdiff_t *shape
         double temperature
         bint zero_if_all_neg_inf
-        bint stream
+        bint beyond_caches
         bint divisible
         int helpers
         double flush_below
@@ -60,7 +60,7 @@ cdef extern from "fsm.h" nogil:
     ctypedef struct fsm_isa:
         const char *name
         fsm_kernel *const *kernels[2]
-    ptrdiff_t FSM_STRIP(int dtype)
+    ptrdiff_t FSM_LANES(int dtype)
     int FSM_OPS, FSM_F32, FSM_F64, FSM_X, FSM_Y, FSM_MASK, FSM_WEIGHT, FSM_SIGN, FSM_SAVED, FSM_TARGET, FSM_LOSS
     int FSM_STORAGE_f16, FSM_STORAGE_bf16, FSM_STORAGE_f32, FSM_STORAGE_f64, FSM_STORAGE_longdouble
     int FSM_STORAGE_boolean, FSM_STORAGE_i8, FSM_STORAGE_u8, FSM_STORAGE_i16, FSM_STORAGE_u16
@@ -85,7 +85,7 @@ cdef extern from "fsm.h" nogil:
 
 cdef extern from "arrays/strides.h" nogil:
     enum:
-        FSM_MOST_INTEGERS
+        FSM_MAX_INTEGERS
     void fsm_load_integers(const fsm_operand *operand, const char *at, ptrdiff_t step, ptrdiff_t count, int64_t *to)
 
 # Results of more bytes than this go past the caches, unless they replace their input; -1: not known yet. A result that
@@ -535,7 +535,7 @@ def stream_from(ptrdiff_t nbytes):
 
 cdef int run(fsm_kernel *kernel, int dtype, fsm_args *args, ptrdiff_t size, int threads) except -1:
     cdef bint done
-    args.stream = streams(size * (4 if dtype == FSM_F32 else 8))
+    args.beyond_caches = streams(size * (4 if dtype == FSM_F32 else 8))
     if size < GIL_ELEMENTS:
         done = fsm_run(kernel, args, dtype, 1)
     else:
@@ -553,14 +553,14 @@ cpdef count_labels(target, ptrdiff_t classes, ignored):
     first of them that is not from 0 to classes - 1, or -1."""
     cdef cnp.ndarray a = target if is_ordered(target) else np.asarray(target, order="C")
     cdef fsm_operand integers
-    cdef int64_t labels[FSM_MOST_INTEGERS]
+    cdef int64_t labels[FSM_MAX_INTEGERS]
     cdef ptrdiff_t i, count, begin = 0, size = cnp.PyArray_SIZE(a), itemsize = cnp.PyArray_ITEMSIZE(a), counted = 0
     cdef bint ignores = ignored is not None
     cdef int64_t ignore = as_int64(ignored) if ignores else 0
     integers.storage = storage_of(a.dtype)
     integers.swapped = not cnp.PyArray_ISNOTSWAPPED(a)
     while begin < size:
-        count = min(size - begin, FSM_MOST_INTEGERS)
+        count = min(size - begin, FSM_MAX_INTEGERS)
         fsm_load_integers(&integers, cnp.PyArray_BYTES(a) + begin * itemsize, itemsize, count, labels)
         for i in range(count):
             if ignores and labels[i] == ignore:
@@ -732,13 +732,13 @@ cdef void describe_rows(fsm_args *args, ptrdiff_t n, ptrdiff_t size, ptrdiff_t i
     args.shape[0] = size // n
     for o in range(args.used):
         args.operands[o].step[0] = itemsize
-        args.operands[o].stride[0] = args.operands[o].across = n * itemsize
+        args.operands[o].stride[0] = args.operands[o].row_stride = n * itemsize
 
 
 cdef void one_a_row(fsm_args *args, int which, ptrdiff_t itemsize) noexcept:
     """An operand of rows that has one element for each."""
     args.operands[which].step[0] = 0
-    args.operands[which].stride[0] = args.operands[which].across = itemsize
+    args.operands[which].stride[0] = args.operands[which].row_stride = itemsize
 
 
 cdef void describe(fsm_args *args, int dtype, cnp.ndarray x, tuple arrays, const bint *joined):
@@ -807,7 +807,7 @@ cdef void describe(fsm_args *args, int dtype, cnp.ndarray x, tuple arrays, const
     args.ndim = last + 1
 
     for o in range(args.used):
-        args.operands[o].across = args.operands[o].stride[last] if last >= 0 else 0
+        args.operands[o].row_stride = args.operands[o].stride[last] if last >= 0 else 0
     args.columns = 0
     if (last >= 0 and side_by_side(args, last, cnp.PyArray_ITEMSIZE(x))
             and args.shape[last] >= fewest_columns(args, dtype)):
@@ -837,8 +837,8 @@ cdef ptrdiff_t fewest_columns(const fsm_args *args, int dtype) noexcept:
     (csrc/kernels/tile.h), others are gathered one by one. Softmax along axis 1 of float32 (1000, 100, c) takes as
     columns 6 times as long for c = 8, 2 times for 16, as long for 31; of (200, 1000, c) 3 times for c = 8, as long for
     16, 0.7 times for 24 (AVX-512, Zen 4)."""
-    cdef ptrdiff_t strip = FSM_STRIP(dtype)
-    if args.n <= FSM_MOST_BLOCKS * strip:
+    cdef ptrdiff_t strip = FSM_LANES(dtype)
+    if args.n <= FSM_MAX_BLOCKS * strip:
         return strip
     if args.n * magnitude(args.operands[FSM_X].step[args.axes - 1]) <= GATHERED_BYTES:
         return strip // 2 + 1
@@ -852,6 +852,6 @@ cdef void split_columns(fsm_args *args) noexcept:
         return
     args.shape[args.ndim] = args.columns
     for o in range(args.used):
-        args.operands[o].stride[args.ndim] = args.operands[o].across
+        args.operands[o].stride[args.ndim] = args.operands[o].row_stride
     args.ndim += 1
     args.columns = 0

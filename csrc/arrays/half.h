@@ -11,19 +11,19 @@
 #include <math.h>
 #include <string.h>
 
-FSM_INLINE_ uint32_t fsm_f32_bits(float x) {
+FSM_ALWAYS_INLINE uint32_t fsm_f32_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-FSM_INLINE_ float fsm_f32_of_bits(uint32_t bits) {
+FSM_ALWAYS_INLINE float fsm_f32_of_bits(uint32_t bits) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-FSM_INLINE_ float fsm_f16_to_f32(uint16_t h) {
+FSM_ALWAYS_INLINE float fsm_f16_to_f32(uint16_t h) {
     const uint32_t magnitude = h & 0x7fff, fields = magnitude << 13; /* exponent and mantissa in their places */
     const uint32_t subnormal = fsm_f32_bits((float)(int32_t)magnitude * 0x1p-24f);
     const uint32_t normal = fields + (112u << 23); /* 127 - 15 between the exponent biases */
@@ -33,7 +33,7 @@ FSM_INLINE_ float fsm_f16_to_f32(uint16_t h) {
     return fsm_f32_of_bits(bits | (uint32_t)(h & 0x8000) << 16);
 }
 
-FSM_INLINE_ uint16_t fsm_f32_to_f16(float x) {
+FSM_ALWAYS_INLINE uint16_t fsm_f32_to_f16(float x) {
     const uint32_t bits = fsm_f32_bits(x), magnitude = bits & 0x7fffffff;
     /* 0.5 + |x| has the result's unit, 2^-24, as its last bit, and rounds. What is below 2^-26 gives 0 like 2^-26. */
     const uint32_t least = 0x32800000, larger = magnitude > least ? magnitude : least;
@@ -46,11 +46,11 @@ FSM_INLINE_ uint16_t fsm_f32_to_f16(float x) {
     return (uint16_t)(half | (bits >> 16 & 0x8000));
 }
 
-FSM_INLINE_ float fsm_bf16_to_f32(uint16_t h) {
+FSM_ALWAYS_INLINE float fsm_bf16_to_f32(uint16_t h) {
     return fsm_f32_of_bits((uint32_t)h << 16);
 }
 
-FSM_INLINE_ uint16_t fsm_f32_to_bf16(float x) {
+FSM_ALWAYS_INLINE uint16_t fsm_f32_to_bf16(float x) {
     const uint32_t bits = fsm_f32_bits(x);
     const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
     const uint32_t nan = bits | 0x00400000;
@@ -61,7 +61,7 @@ FSM_INLINE_ uint16_t fsm_f32_to_bf16(float x) {
  * every 16-bit number, and of the midpoint between two, as x does, so rounding it to 16 bits rounds x once (Boldo and
  * Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008). A finite x
  * stays finite, and nonzero. */
-FSM_INLINE_ float fsm_f64_to_f32_odd(double x) {
+FSM_ALWAYS_INLINE float fsm_f64_to_f32_odd(double x) {
     const float nearest = (float)x;
     const double back = nearest;
     const uint32_t up = fabs(back) > fabs(x);      /* away from 0 */

@@ -27,7 +27,7 @@
 #undef INTEGER
 
 /* `count` numbers side by side at `from`, in the machine's byte order. */
-FSM_OUTLINE_ void convert(int storage, const char *from, ptrdiff_t count, real *to) {
+FSM_OUTLINE void convert(int storage, const char *from, ptrdiff_t count, real *to) {
     switch (storage) {
 #define HALF(name)                                                                                                     \
     case FSM_STORAGE_##name:                                                                                           \
@@ -72,7 +72,7 @@ static void load(const fsm_args *args, int which, char *row, ptrdiff_t begin, pt
 }
 
 /* Element i of an operand's row at `row`. */
-FSM_INLINE_ real element(const fsm_args *args, int which, char *row, ptrdiff_t i) {
+FSM_ALWAYS_INLINE real element(const fsm_args *args, int which, char *row, ptrdiff_t i) {
     const fsm_operand *operand = &args->operands[which];
     real number;
     if (operand->storage == STORED_REAL && !operand->swapped && args->axes == 1)
@@ -83,31 +83,31 @@ FSM_INLINE_ real element(const fsm_args *args, int which, char *row, ptrdiff_t i
 }
 
 /* Copies `count` numbers, with `blank` where the mask says that an element takes no part. x may be `to`. */
-FSM_INLINE_ void copy_parts(const uint8_t *takes_part, ptrdiff_t count, const real *x, real *to, real blank) {
+FSM_ALWAYS_INLINE void mask_numbers(const uint8_t *mask_of, ptrdiff_t count, const real *x, real *to, real blank) {
     for (ptrdiff_t i = 0; i < count; i++) {
         real number;
         memcpy(&number, x + i, sizeof number);
-        to[i] = takes_part[i] ? number : blank;
+        to[i] = mask_of[i] ? number : blank;
     }
 }
 
 /* The same of elements [begin, begin + count) of a row whose mask is at `mask`. */
-static void apply_mask(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff_t count, const real *x, real *to,
+static void mask_row(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff_t count, const real *x, real *to,
                       real blank) {
     if (fsm_is_contiguous(args, FSM_MASK)) {
-        copy_parts((const uint8_t *)mask + begin, count, x, to, blank);
+        mask_numbers((const uint8_t *)mask + begin, count, x, to, blank);
         return;
     }
-    uint8_t takes_part[FSM_CHUNK];
+    uint8_t mask_of[FSM_CHUNK];
     for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
         const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
-        fsm_gather(args, FSM_MASK, mask, begin + c, piece, (char *)takes_part);
-        copy_parts(takes_part, piece, x + c, to + c, blank);
+        fsm_gather(args, FSM_MASK, mask, begin + c, piece, (char *)mask_of);
+        mask_numbers(mask_of, piece, x + c, to + c, blank);
     }
 }
 
 /* `count` <= LANES numbers, `step` bytes apart at `from`. */
-FSM_OUTLINE_ void load_across(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
+FSM_OUTLINE void load_across(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
                                   real *to) {
     const int size = fsm_size_of[operand->storage];
     char raw[LANES * sizeof(long double)];
@@ -119,7 +119,7 @@ FSM_OUTLINE_ void load_across(const fsm_operand *operand, const char *from, ptrd
 }
 
 /* fsm_copy() of LANES numbers, without a loop. */
-FSM_INLINE_ void turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+FSM_ALWAYS_INLINE void copy_block(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int j = 0; j < LANES; j++)
         memcpy(to + j * to_step, from + j * from_step, sizeof(real));
@@ -135,8 +135,8 @@ typedef enum {
 #undef KIND
 } block_kind_t;
 
-FSM_INLINE_ block_kind_t block_kind_of(const fsm_operand *operand) {
-    const bool side_by_side = operand->across == fsm_size_of[operand->storage];
+FSM_ALWAYS_INLINE block_kind_t block_kind_of(const fsm_operand *operand) {
+    const bool side_by_side = operand->row_stride == fsm_size_of[operand->storage];
     if (operand->swapped || (!side_by_side && operand->storage != STORED_REAL))
         return OTHERS;
     if (operand->storage == STORED_REAL)
@@ -148,47 +148,47 @@ FSM_INLINE_ block_kind_t block_kind_of(const fsm_operand *operand) {
 
 /* `rows` rows of `count` numbers, as rows of their columns. Neither is less than SIDE; where one is no multiple of it,
  * the last squares overlap with others. */
-FSM_INLINE_ void turn_rows(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t rows,
+FSM_ALWAYS_INLINE void transpose_rows(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t rows,
                                ptrdiff_t count) {
     const ptrdiff_t size = sizeof(real);
     for (ptrdiff_t i = 0; i < rows; i += SIDE) {
         const ptrdiff_t row = i + SIDE <= rows ? i : rows - SIDE;
         for (ptrdiff_t j = 0; j < count; j += SIDE) {
             const ptrdiff_t at = j + SIDE <= count ? j : count - SIDE;
-            vec_turn(to + at * to_step + row * size, to_step, from + row * from_step + at * size, from_step);
+            vec_transpose(to + at * to_step + row * size, to_step, from + row * from_step + at * size, from_step);
         }
     }
 }
 
-/* How many of `columns` are turned that way on their way from or to a tile: whole blocks of them, if they are rows
+/* How many of `columns` are transposed that way on their way from or to a tile: whole blocks of them, if they are rows
  * whose `count` elements lie side by side. */
-FSM_INLINE_ ptrdiff_t turned_rows(const fsm_args *args, const fsm_operand *operand, ptrdiff_t count,
+FSM_ALWAYS_INLINE ptrdiff_t transposed_rows(const fsm_args *args, const fsm_operand *operand, ptrdiff_t count,
                                       ptrdiff_t columns) {
     const bool rows = args->axes == 1 && operand->step[0] == (ptrdiff_t)sizeof(real) && count >= SIDE;
     return rows && block_kind_of(operand) == REALS_APART ? columns - columns % LANES : 0;
 }
 
-FSM_INLINE_ void load_block(const fsm_operand *operand, const char *from, real *to, const block_kind_t kind) {
+FSM_ALWAYS_INLINE void load_block(const fsm_operand *operand, const char *from, real *to, const block_kind_t kind) {
     if (kind == REALS)
         vec_store(to, vec_load((const real *)from));
     else if (kind == REALS_APART)
-        turn((char *)to, sizeof(real), from, operand->across);
+        copy_block((char *)to, sizeof(real), from, operand->row_stride);
     else if (kind == F16)
         vec_store(to, vec_load_f16((const uint16_t *)from));
     else if (kind == BF16)
         vec_store(to, vec_load_bf16((const uint16_t *)from));
     else
-        load_across(operand, from, operand->across, LANES, to);
+        load_across(operand, from, operand->row_stride, LANES, to);
 }
 
 /* Elements of columns that are asked for ahead: (32000, 128) bfloat16 softmax along axis 0 takes 0.72 ns an element
  * instead of 0.85 (AVX-512, Zen 5). */
 #define LOADED_AHEAD 16
 
-FSM_INLINE_ void load_columns_body(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+FSM_ALWAYS_INLINE void load_columns_body(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                                        ptrdiff_t columns, real *to, ptrdiff_t pitch, const block_kind_t kind) {
     const fsm_operand *operand = &args->operands[which];
-    const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
+    const ptrdiff_t column = operand->row_stride, whole = columns / LANES, rest = columns % LANES;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, to += LANES) {
         const char *from = first + place.offset;
@@ -210,14 +210,14 @@ FSM_INLINE_ void load_columns_body(const fsm_args *args, int which, char *first,
 static void load_columns(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                              ptrdiff_t columns, real *to, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
-    const ptrdiff_t turned = turned_rows(args, operand, count, columns);
+    const ptrdiff_t transposed = transposed_rows(args, operand, count, columns);
     const char *rows = first + begin * operand->step[0];
-    for (ptrdiff_t t = 0; t < turned / LANES; t++)
-        turn_rows((char *)(to + t * pitch), LANES * sizeof(real), rows + t * LANES * operand->across,
-                      operand->across, LANES, count);
-    first += turned * operand->across;
-    to += turned / LANES * pitch;
-    columns -= turned;
+    for (ptrdiff_t t = 0; t < transposed / LANES; t++)
+        transpose_rows((char *)(to + t * pitch), LANES * sizeof(real), rows + t * LANES * operand->row_stride,
+                      operand->row_stride, LANES, count);
+    first += transposed * operand->row_stride;
+    to += transposed / LANES * pitch;
+    columns -= transposed;
     if (columns == 0)
         return;
     switch (block_kind_of(operand)) {
@@ -230,11 +230,11 @@ static void load_columns(const fsm_args *args, int which, char *first, ptrdiff_t
     }
 }
 
-/* apply_mask() in place for tiles of columns. */
-static void apply_mask_columns(const fsm_args *args, char *first, ptrdiff_t begin, ptrdiff_t count, ptrdiff_t columns,
+/* mask_row() in place for tiles of columns. */
+static void mask_columns(const fsm_args *args, char *first, ptrdiff_t begin, ptrdiff_t count, ptrdiff_t columns,
                               real *x, ptrdiff_t pitch, real blank) {
     const fsm_operand *operand = &args->operands[FSM_MASK];
-    const ptrdiff_t column = operand->across;
+    const ptrdiff_t column = operand->row_stride;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, x += LANES) {
         const char *mask = first + place.offset;
@@ -245,11 +245,11 @@ static void apply_mask_columns(const fsm_args *args, char *first, ptrdiff_t begi
                 if (!*mask)
                     vec_store(block, vec_set1(blank));
             } else if (column == 1 && here == LANES) {
-                copy_parts((const uint8_t *)mask, LANES, block, block, blank);
+                mask_numbers((const uint8_t *)mask, LANES, block, block, blank);
             } else {
-                uint8_t takes_part[LANES];
-                fsm_copy((char *)takes_part, 1, mask, column, here, 1, false);
-                copy_parts(takes_part, here, block, block, blank);
+                uint8_t mask_of[LANES];
+                fsm_copy((char *)mask_of, 1, mask, column, here, 1, false);
+                mask_numbers(mask_of, here, block, block, blank);
             }
         }
         fsm_place_advance(&place, args, operand, 1);
@@ -259,10 +259,10 @@ static void apply_mask_columns(const fsm_args *args, char *first, ptrdiff_t begi
 /* ---- parts of a tile: `columns` <= LANES of its columns, from `to` or `x` on; the others are left alone */
 
 /* Whether elements of such columns are copied as they are, side by side. */
-FSM_INLINE_ bool copies_part(const fsm_args *args, int which, ptrdiff_t columns) {
+FSM_ALWAYS_INLINE bool copies_part(const fsm_args *args, int which, ptrdiff_t columns) {
     const fsm_operand *operand = &args->operands[which];
     return args->axes == 1 && operand->storage == STORED_REAL && !operand->swapped &&
-           (operand->across == sizeof(real) || columns == 1);
+           (operand->row_stride == sizeof(real) || columns == 1);
 }
 
 /* Elements [begin, begin + count). */
@@ -279,7 +279,7 @@ static void load_part(const fsm_args *args, int which, char *first, ptrdiff_t be
         for (ptrdiff_t j = 0; j < columns; j++)
             for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
                 const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
-                load(args, which, first + j * operand->across, begin + c, piece, column);
+                load(args, which, first + j * operand->row_stride, begin + c, piece, column);
                 fsm_copy((char *)(to + c * LANES + j), LANES * sizeof(real), (char *)column, sizeof(real), piece,
                          sizeof(real), false);
             }

@@ -22,7 +22,7 @@
 #undef INTEGER
 
 /* `count` numbers, side by side at `to` in the machine's byte order. */
-FSM_OUTLINE_ void unconvert(int storage, const real *from, ptrdiff_t count, char *to) {
+FSM_OUTLINE void unconvert(int storage, const real *from, ptrdiff_t count, char *to) {
     switch (storage) {
 #define HALF(name)                                                                                                     \
     case FSM_STORAGE_##name:                                                                                           \
@@ -62,7 +62,7 @@ static void store(const fsm_args *args, int which, char *row, ptrdiff_t begin, p
 }
 
 /* `count` <= LANES numbers, `step` bytes apart at `to`. */
-FSM_OUTLINE_ void store_across(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count,
+FSM_OUTLINE void store_across(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count,
                                    const real *from) {
     const int size = fsm_size_of[operand->storage];
     if (step == size && !operand->swapped) {
@@ -75,24 +75,24 @@ FSM_OUTLINE_ void store_across(const fsm_operand *operand, char *to, ptrdiff_t s
 }
 
 /* The reverse of load_block(). */
-FSM_INLINE_ void store_block(const fsm_operand *operand, char *to, const real *from, const block_kind_t kind) {
+FSM_ALWAYS_INLINE void store_block(const fsm_operand *operand, char *to, const real *from, const block_kind_t kind) {
     if (kind == REALS)
         vec_store((real *)to, vec_load(from));
     else if (kind == REALS_APART)
-        turn(to, operand->across, (const char *)from, sizeof(real));
+        copy_block(to, operand->row_stride, (const char *)from, sizeof(real));
     else if (kind == F16)
         vec_store_f16((uint16_t *)to, vec_load(from));
     else if (kind == BF16)
         vec_store_bf16((uint16_t *)to, vec_load(from));
     else
-        store_across(operand, to, operand->across, LANES, from);
+        store_across(operand, to, operand->row_stride, LANES, from);
 }
 
-FSM_INLINE_ void store_columns_body(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+FSM_ALWAYS_INLINE void store_columns_body(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                                         ptrdiff_t columns, const real *from, ptrdiff_t pitch,
                                         const block_kind_t kind) {
     const fsm_operand *operand = &args->operands[which];
-    const ptrdiff_t column = operand->across, whole = columns / LANES, rest = columns % LANES;
+    const ptrdiff_t column = operand->row_stride, whole = columns / LANES, rest = columns % LANES;
     fsm_place place = fsm_place_of(args, operand, begin);
     for (ptrdiff_t i = 0; i < count; i++, from += LANES) {
         char *to = first + place.offset;
@@ -108,14 +108,14 @@ FSM_INLINE_ void store_columns_body(const fsm_args *args, int which, char *first
 static void store_columns(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                               ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
-    const ptrdiff_t turned = turned_rows(args, operand, count, columns);
+    const ptrdiff_t transposed = transposed_rows(args, operand, count, columns);
     char *rows = first + begin * operand->step[0];
-    for (ptrdiff_t t = 0; t < turned / LANES; t++)
-        turn_rows(rows + t * LANES * operand->across, operand->across, (const char *)(from + t * pitch),
+    for (ptrdiff_t t = 0; t < transposed / LANES; t++)
+        transpose_rows(rows + t * LANES * operand->row_stride, operand->row_stride, (const char *)(from + t * pitch),
                       LANES * sizeof(real), count, LANES);
-    first += turned * operand->across;
-    from += turned / LANES * pitch;
-    columns -= turned;
+    first += transposed * operand->row_stride;
+    from += transposed / LANES * pitch;
+    columns -= transposed;
     if (columns == 0)
         return;
     switch (block_kind_of(operand)) {
@@ -144,7 +144,7 @@ static void store_part(const fsm_args *args, int which, char *first, ptrdiff_t b
                 const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
                 fsm_copy((char *)column, sizeof(real), (const char *)(from + c * LANES + j), LANES * sizeof(real),
                          piece, sizeof(real), false);
-                store(args, which, first + j * operand->across, begin + c, piece, column);
+                store(args, which, first + j * operand->row_stride, begin + c, piece, column);
             }
     }
 }

@@ -17,7 +17,7 @@ typedef struct {
 } fsm_cursor;
 
 /* Row (or group of `columns` rows) number `row`, in C order of the dimensions of args. */
-FSM_INLINE_ void fsm_cursor_to(fsm_cursor *cursor, const fsm_args *args, ptrdiff_t row) {
+FSM_ALWAYS_INLINE void fsm_cursor_to(fsm_cursor *cursor, const fsm_args *args, ptrdiff_t row) {
     for (int o = 0; o < args->used; o++)
         cursor->row.at[o] = args->operands[o].data;
     for (int d = args->ndim - 1; d >= 0; d--) {
@@ -31,7 +31,7 @@ FSM_INLINE_ void fsm_cursor_to(fsm_cursor *cursor, const fsm_args *args, ptrdiff
 }
 
 /* On by `count` rows, no further than to the end of the last dimension. */
-FSM_INLINE_ void fsm_cursor_advance(fsm_cursor *cursor, const fsm_args *args, ptrdiff_t count) {
+FSM_ALWAYS_INLINE void fsm_cursor_advance(fsm_cursor *cursor, const fsm_args *args, ptrdiff_t count) {
     for (int d = args->ndim - 1; d >= 0; d--) {
         cursor->index[d] += count;
         const bool wraps = cursor->index[d] == args->shape[d];
@@ -47,10 +47,10 @@ FSM_INLINE_ void fsm_cursor_advance(fsm_cursor *cursor, const fsm_args *args, pt
 }
 
 /* The row `count` columns on; without columns, so many along the last dimension. */
-FSM_INLINE_ fsm_row fsm_row_across(fsm_row row, const fsm_args *args, ptrdiff_t count) {
+FSM_ALWAYS_INLINE fsm_row fsm_row_across(fsm_row row, const fsm_args *args, ptrdiff_t count) {
     for (int o = 0; o < args->used; o++)
         if (row.at[o])
-            row.at[o] += count * args->operands[o].across;
+            row.at[o] += count * args->operands[o].row_stride;
     return row;
 }
 
@@ -67,7 +67,7 @@ static const unsigned char fsm_size_of[FSM_STORAGES] = {
 /* ---- bytes: `count` elements of `size` bytes, or few of these side by side, in steps of bytes, their bytes reversed
  * if `swapped` */
 
-FSM_INLINE_ void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
+FSM_ALWAYS_INLINE void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
                                 const int size, const bool swapped) {
     for (; !swapped && count >= 4; count -= 4, to += 4 * to_step, from += 4 * from_step) {
         FSM_UNROLL
@@ -83,7 +83,7 @@ FSM_INLINE_ void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *from, p
     }
 }
 
-FSM_OUTLINE_ void fsm_copy(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
+FSM_OUTLINE void fsm_copy(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
                            int size, bool swapped) {
     if (to_step == size && from_step == size && !swapped) {
         memcpy(to, from, (size_t)(count * size));
@@ -115,17 +115,17 @@ FSM_OUTLINE_ void fsm_copy(char *to, ptrdiff_t to_step, const char *from, ptrdif
 
 /* ---- integers */
 
-FSM_INLINE_ bool fsm_has_integers(const fsm_operand *operand) {
+FSM_ALWAYS_INLINE bool fsm_has_integers(const fsm_operand *operand) {
     return operand->storage >= FSM_STORAGE_boolean;
 }
 
-/* `count` <= FSM_MOST_INTEGERS of an operand that has them, `step` bytes apart at `from`. */
-#define FSM_MOST_INTEGERS 32
+/* `count` <= FSM_MAX_INTEGERS of an operand that has them, `step` bytes apart at `from`. */
+#define FSM_MAX_INTEGERS 32
 
-FSM_OUTLINE_ void fsm_load_integers(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
+FSM_OUTLINE void fsm_load_integers(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
                                     int64_t *to) {
     const int size = fsm_size_of[operand->storage];
-    char raw[FSM_MOST_INTEGERS * sizeof(int64_t)];
+    char raw[FSM_MAX_INTEGERS * sizeof(int64_t)];
     switch (operand->storage) {
 #define HALF(name)
 #define FLOAT(name, type)
@@ -153,7 +153,7 @@ typedef struct {
     ptrdiff_t index[FSM_MAX_DIMS];
 } fsm_place;
 
-FSM_INLINE_ fsm_place fsm_place_of(const fsm_args *args, const fsm_operand *operand, ptrdiff_t element) {
+FSM_ALWAYS_INLINE fsm_place fsm_place_of(const fsm_args *args, const fsm_operand *operand, ptrdiff_t element) {
     fsm_place place;
     place.offset = 0;
     for (int d = args->axes - 1; d >= 0; d--) {
@@ -165,7 +165,7 @@ FSM_INLINE_ fsm_place fsm_place_of(const fsm_args *args, const fsm_operand *oper
 }
 
 /* On by `count` elements that do not go beyond the end of the innermost axis. */
-FSM_INLINE_ void fsm_place_advance(fsm_place *place, const fsm_args *args, const fsm_operand *operand,
+FSM_ALWAYS_INLINE void fsm_place_advance(fsm_place *place, const fsm_args *args, const fsm_operand *operand,
                                    ptrdiff_t count) {
     int d = args->axes - 1;
     place->index[d] += count;
@@ -179,7 +179,7 @@ FSM_INLINE_ void fsm_place_advance(fsm_place *place, const fsm_args *args, const
 
 /* Elements [begin, begin + count) of an operand's row at `row`, to or from `buffer`, where they lie side by side in the
  * machine's byte order. */
-FSM_INLINE_ void fsm_move(const fsm_args *args, const fsm_operand *operand, char *row, ptrdiff_t begin, ptrdiff_t count,
+FSM_ALWAYS_INLINE void fsm_move(const fsm_args *args, const fsm_operand *operand, char *row, ptrdiff_t begin, ptrdiff_t count,
                           char *buffer, const bool store) {
     const int size = fsm_size_of[operand->storage], inner = args->axes - 1;
     const ptrdiff_t step = operand->step[inner];
@@ -196,17 +196,17 @@ FSM_INLINE_ void fsm_move(const fsm_args *args, const fsm_operand *operand, char
     }
 }
 
-FSM_OUTLINE_ void fsm_gather(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, char *to) {
+FSM_OUTLINE void fsm_gather(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, char *to) {
     fsm_move(args, &args->operands[which], row, begin, count, to, false);
 }
 
-FSM_OUTLINE_ void fsm_scatter(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count,
+FSM_OUTLINE void fsm_scatter(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count,
                               char *from) {
     fsm_move(args, &args->operands[which], row, begin, count, from, true);
 }
 
 /* Whether a row's elements lie side by side in the machine's byte order. */
-FSM_INLINE_ bool fsm_is_contiguous(const fsm_args *args, int which) {
+FSM_ALWAYS_INLINE bool fsm_is_contiguous(const fsm_args *args, int which) {
     const fsm_operand *operand = &args->operands[which];
     return args->axes == 1 && !operand->swapped && (operand->step[0] == fsm_size_of[operand->storage] || args->n == 1);
 }

@@ -1,19 +1,20 @@
-/* log_softmax: y = (x - m)*beta - log1p(T/e), by log_family.h. Both terms are negative or 0, so nothing cancels. */
+/* log_softmax: y = (x - m)*beta - log1p(T/e), by log_sum.h. Both terms are negative or 0, so nothing cancels. */
 #ifndef FSM_KERNELS_LOG_SOFTMAX_H
 #define FSM_KERNELS_LOG_SOFTMAX_H
 
-#include "log_sweep.h"
+#include "log_sum.h"
+#include "schedule.h"
 
-/* What the second sweep of up to LANES rows needs. A tail that is subnormal counts for the maximum only, which is alone
- * then: as an operand it would slow every element down. That one result is put in its place. */
+/* What the second pass needs of up to LANES rows. A tail that is subnormal counts for the maximum only, which is alone
+ * then: as an operand it would slow every element down. That one result is known. */
 typedef struct {
-    real max[LANES], tail[LANES], alone[LANES];
-    ptrdiff_t index[LANES]; /* of the maximum that is alone, or -1 */
-    bool some_alone;
+    real max[LANES], tail[LANES];
     real unit[LANES]; /* 0.5 if x - max may overflow, else 1; x and max are taken times that */
-} log_softmax_plan_t;
+    known_t alone;    /* the maximum that is alone */
+    bool some_alone;
+} log_softmax_rows_t;
 
-FSM_OUTLINE_ void log_softmax_plan_of(log_softmax_plan_t *plan, const log_state_t *s, int count) {
+FSM_OUTLINE void log_softmax_rows_of(log_softmax_rows_t *rows, const log_sum_t *s, int count) {
     double tails[LANES];
     int some_alone = 0;
     log_tails(s, count, tails);
@@ -21,216 +22,215 @@ FSM_OUTLINE_ void log_softmax_plan_of(log_softmax_plan_t *plan, const log_state_
         const real max = (real)s->max[j], tail = (real)tails[j];
         const bool alone = tails[j] < MIN_NORMAL;
         const bool huge = max > (real)0x1p100 && isfinite(max);
-        plan->max[j] = max < MIN_NORMAL && max > -MIN_NORMAL ? 0 : max;
-        plan->unit[j] = huge ? (real)0.5 : 1;
-        plan->tail[j] = alone ? 0 : tail;
-        plan->alone[j] = -tail;
-        plan->index[j] = alone && tails[j] > 0 ? s->index[j] : -1;
+        rows->max[j] = max < MIN_NORMAL && max > -MIN_NORMAL ? 0 : max;
+        rows->unit[j] = huge ? (real)0.5 : 1;
+        rows->tail[j] = alone ? 0 : tail;
+        rows->alone.result[j] = -tail;
+        rows->alone.index[j] = alone && tails[j] > 0 ? s->index[j] : -1;
         some_alone |= alone;
     }
-    plan->some_alone = some_alone;
-    for (int j = count; j < LANES; j++) { /* columns that do not exist */
-        plan->max[j] = plan->tail[j] = 0;
-        plan->unit[j] = 1;
-        plan->index[j] = -1;
+    rows->some_alone = some_alone;
+    for (int j = count; j < LANES; j++) { /* rows that do not exist */
+        rows->max[j] = rows->tail[j] = 0;
+        rows->unit[j] = 1;
+        rows->alone.index[j] = -1;
     }
 }
 
-/* What the second sweep works with: max and x times `unit`, beta divided by it. */
+/* What the second pass works with: max and x times `unit`, beta divided by it. */
 typedef struct {
     vec max, minus_tail, unit, beta;
 } log_softmax_terms_t;
+
+/* Those of row j, or, if that is negative, of a panel. */
+FSM_INLINE log_softmax_terms_t log_softmax_terms_of(const batch_t *b, const log_softmax_rows_t *rows, ptrdiff_t j) {
+    const vec max = j < 0 ? vec_load(rows->max) : vec_set1(rows->max[j]);
+    const vec tail = j < 0 ? vec_load(rows->tail) : vec_set1(rows->tail[j]);
+    const vec unit = j < 0 ? vec_load(rows->unit) : vec_set1(rows->unit[j]);
+    return (log_softmax_terms_t){
+        .max = vec_mul(max, unit),
+        .minus_tail = vec_sub(vec_set1(0), tail),
+        .unit = unit,
+        .beta = vec_mul(vec_set1(b->beta.hi), vec_sub(vec_set1(3), vec_add(unit, unit))), /* beta / unit */
+    };
+}
 
 /* x, or 0 for a subnormal one: as vec_flush, but on every CPU, since here bits depend on it. */
 FSM_INLINE vec without_subnormal(vec x) {
     return vec_select_lt(vec_abs(x), vec_set1(MIN_NORMAL), vec_set1(0), x);
 }
 
-FSM_INLINE vec log_softmax_of(vec x, log_softmax_terms_t terms, bool careful) {
-    if (careful)
-        x = without_subnormal(vec_mul(without_subnormal(x), terms.unit));
-    const vec d = vec_sub(x, terms.max);
-    return vec_fma(careful ? without_subnormal(d) : d, terms.beta, terms.minus_tail);
+/* A block of results. */
+FSM_INLINE vec log_softmax_block(vec x, const log_softmax_terms_t *terms, bool special) {
+    if (special)
+        x = without_subnormal(vec_mul(without_subnormal(x), terms->unit));
+    const vec d = vec_sub(x, terms->max);
+    return vec_fma(special ? without_subnormal(d) : d, terms->beta, terms->minus_tail);
 }
 
-/* The second sweep of a chunk. y may be x, unless it is streamed. */
-FSM_INLINE void log_softmax_body(const real *x, real *y, ptrdiff_t n, log_softmax_terms_t terms, bool careful,
-                                     bool stream) {
-    ptrdiff_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        put(y + i, log_softmax_of(vec_load(x + i), terms, careful), stream);
-    if (i < n)
-        vec_store_n(y + i, n - i, log_softmax_of(vec_load_n(x + i, n - i, 1), terms, careful));
-}
+/* ---- rows */
 
-FSM_OUTLINE_ void log_softmax_careful(const real *x, real *y, ptrdiff_t n, const log_softmax_terms_t *terms) {
-    log_softmax_body(x, y, n, *terms, true, false);
-}
-
-/* A chunk as a row that is written (write_row). */
+/* Part of a row as one that is written (write_row()). */
 typedef struct {
     const real *x;
     log_softmax_terms_t terms;
+    bool special;
 } log_softmax_row_t;
 
-FSM_INLINE void log_softmax_results(const void *of, ptrdiff_t begin, ptrdiff_t count, real *to, bool stream) {
-    const log_softmax_row_t *row = of;
-    log_softmax_body(row->x + begin, to, count, row->terms, false, stream);
+FSM_INLINE void log_softmax_results_body(const log_softmax_row_t *row, ptrdiff_t begin, ptrdiff_t count, real *to,
+                                         bool nt, const bool special) {
+    const real *x = row->x + begin;
+    const log_softmax_terms_t terms = row->terms;
+    ptrdiff_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        write_block(to + i, log_softmax_block(vec_load(x + i), &terms, special), nt);
+    if (i < count)
+        vec_store_n(to + i, count - i, log_softmax_block(vec_load_n(x + i, count - i, 1), &terms, special));
 }
 
-/* Of row j, or of the columns of a tile. */
-FSM_INLINE log_softmax_terms_t
-    log_softmax_terms_of(const group_t *g, const log_softmax_plan_t *plan, ptrdiff_t j, bool columns) {
-    const vec max = columns ? vec_load(plan->max) : vec_set1(plan->max[j]);
-    const vec tail = columns ? vec_load(plan->tail) : vec_set1(plan->tail[j]);
-    const vec unit = columns ? vec_load(plan->unit) : vec_set1(plan->unit[j]);
-    return (log_softmax_terms_t){
-        .max = vec_mul(max, unit),
-        .minus_tail = vec_sub(vec_set1(0), tail),
-        .unit = unit,
-        .beta = vec_mul(vec_set1(g->beta.hi), vec_sub(vec_set1(3), vec_add(unit, unit))), /* beta / unit */
-    };
+static void log_softmax_results(const void *op, ptrdiff_t begin, ptrdiff_t count, real *to, bool nt) {
+    const log_softmax_row_t *row = op;
+    if (row->special)
+        log_softmax_results_body(row, begin, count, to, nt, true);
+    else
+        log_softmax_results_body(row, begin, count, to, nt, false);
 }
 
-/* Rows of a state, or columns of a tile, without a result. */
-static void log_softmax_special(const group_t *g, const log_state_t *s, int t) {
-    const int count = rows_in_tile(g, t);
+/* Stores the results of rows of panel t, or of a batch of rows (t = 0), that have no ordinary ones. */
+static void log_softmax_special(const batch_t *b, const log_sum_t *s, int t) {
+    const int count = rows_in_panel(b, t);
     int some = 0;
     for (int j = 0; j < count; j++) /* no branch: vectorised */
         some |= s->flags[j] | (s->max[j] == -INFINITY);
     for (int j = 0; some && j < count; j++)
         if (s->flags[j] || s->max[j] == -INFINITY)
-            fill_row(g, t * LANES + j, !s->flags[j], -(real)INFINITY);
+            fill_special_row(b, t * LANES + j, !s->flags[j], -(real)INFINITY);
 }
 
-/* The second sweep of rows, chunks [begin, end). */
+/* The second pass over rows. */
 typedef struct {
-    const log_state_t *state;
-    const log_softmax_plan_t *plan;
-} log_softmax_sweep_t;
+    const log_sum_t *sum;
+    const log_softmax_rows_t *rows;
+} log_softmax_pass_t;
 
-static void log_softmax_chunks(const group_t *g, const void *of, ptrdiff_t begin, ptrdiff_t end) {
-    const log_softmax_sweep_t *sweep = of;
-    const log_softmax_plan_t *plan = sweep->plan;
-    const ptrdiff_t n = g->args->n;
-    for (ptrdiff_t c = begin * FSM_CHUNK; c < n && c < end * FSM_CHUNK; c += FSM_CHUNK) {
-        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-        if (!g->x_ready && !g->held)
-            load_group(g, c, count);
-        for (ptrdiff_t r = 0; r < g->rows; r++) {
-            const real *x = g->x_ready ? element_at(g, FSM_X, r, c) : in_scratch(g, r, c);
-            real *y = g->y_ready ? element_at(g, FSM_Y, r, c) : in_scratch(g, r, c);
-            const log_softmax_row_t row = {x, log_softmax_terms_of(g, plan, r, false)};
-            if (sweep->state->careful[r])
-                log_softmax_careful(x, y, count, &row.terms);
-            else
-                write_row(plan->index[r] < 0 ? stream_of(g) : NULL, y, count, log_softmax_results, &row);
-            if (plan->index[r] >= c && plan->index[r] < c + count)
-                memcpy(y + (plan->index[r] - c), &plan->alone[r], sizeof *y);
-        }
-        if (!g->y_ready && !g->held)
-            store_group(g, c, count);
-    }
+static void log_softmax_write_chunk(const batch_t *b, const void *op, ptrdiff_t r, ptrdiff_t c, ptrdiff_t count,
+                                    const real *x, real *y) {
+    const log_softmax_pass_t *pass = op;
+    const known_t *alone = &pass->rows->alone;
+    const log_softmax_row_t row = {x, log_softmax_terms_of(b, pass->rows, r), pass->sum->special[r]};
+    write_row(alone->index[r] < 0 && !row.special ? b->nt : NULL, y, count, log_softmax_results, &row);
+    if (alone->index[r] >= c && alone->index[r] < c + count)
+        memcpy(y + (alone->index[r] - c), &alone->result[r], sizeof *y);
 }
 
-static void log_softmax_rows(const group_t *g) {
-    log_state_t state;
-    log_softmax_plan_t plan;
-    log_sweep_rows(g, &state, SUMS);
-    log_softmax_plan_of(&plan, &state, (int)g->rows);
-    share_chunks(g, log_softmax_chunks, &(log_softmax_sweep_t){&state, &plan}, 0, chunks_of(g));
-    if (!g->y_ready && g->held)
-        store_group(g, 0, g->args->n);
-    log_softmax_special(g, &state, 0);
+static void log_softmax_chunks(const batch_t *b, void *op, ptrdiff_t begin, ptrdiff_t end) {
+    write_rows(b, op, begin, end, log_softmax_write_chunk);
 }
 
-/* The second sweep of a batch; `room` for its results. */
-FSM_INLINE void log_softmax_batch(const group_t *g, const int parts, const int blocks,
-                                      const log_softmax_plan_t *plan, bool careful, real *room) {
-    const batch_t batch = batch_of(g, 0, parts, blocks);
-    real *results = batch_results(g, 0, batch, room);
-    const real *x = element_at(g, FSM_X, 0, 0);
-    log_softmax_terms_t terms = {.unit = vec_set1(1), .beta = vec_set1(g->beta.hi)};
+static void log_softmax_rows(const batch_t *b) {
+    log_sum_t sum;
+    log_softmax_rows_t rows;
+    log_sum_rows(b, &sum, SUMS);
+    log_softmax_rows_of(&rows, &sum, (int)b->rows);
+    parallel_chunks(b, log_softmax_chunks, &(log_softmax_pass_t){&sum, &rows}, 0, chunks_in_row(b));
+    store_packed(b);
+    log_softmax_special(b, &sum, 0);
+}
+
+/* ---- short rows */
+
+/* The second pass; `room` for the results. */
+FSM_INLINE void log_softmax_write_short(const batch_t *b, const int blocks, const log_softmax_rows_t *rows,
+                                        bool special, real *room) {
+    const short_t s = short_of(b, 0, blocks);
+    real *results = short_results(b, 0, s, room);
+    const real *x = element_at(b, FSM_X, 0, 0);
+    log_softmax_terms_t terms = {.unit = vec_set1(1), .beta = vec_set1(b->beta.hi)};
     real minus_tail[LANES];
     for (int j = 0; j < LANES; j++)
-        minus_tail[j] = -plan->tail[j];
-    for (ptrdiff_t r = 0; r < batch.rows; r += parts) {
-        terms.max = vec_set_parts(plan->max + r, parts);
-        terms.minus_tail = vec_set_parts(minus_tail + r, parts);
-        FSM_EACH_BLOCK(k, blocks) {
-            const vec a = log_softmax_of(load_short_block(x, batch, r, k, 1), terms, careful);
-            store_short_block(results, batch, r, k, a);
-        }
+        minus_tail[j] = -rows->tail[j];
+    for (ptrdiff_t r = 0; r < s.rows; r += s.in_block) {
+        terms.max = spread_over_rows(rows->max, s, r);
+        terms.minus_tail = spread_over_rows(minus_tail, s, r);
+        FSM_EACH_BLOCK(k, blocks)
+            store_short(results, s, r, k, log_softmax_block(load_short(x, s, r, k, 1), &terms, special));
     }
-    for (ptrdiff_t r = 0; plan->some_alone && r < batch.rows; r++)
-        if (plan->index[r] >= 0)
-            results[r * batch.n + plan->index[r]] = plan->alone[r];
-    store_batch(g, 0, batch, results);
+    for (ptrdiff_t r = 0; rows->some_alone && r < s.rows; r++)
+        if (rows->alone.index[r] >= 0)
+            results[r * s.n + rows->alone.index[r]] = rows->alone.result[r];
+    store_short_results(b, 0, s, results);
 }
 
-static void log_softmax_short_rows(const group_t *g) {
-    log_state_t state;
-    log_softmax_plan_t plan;
-    real room[BATCH_ROOM];
-    bool ordinary = log_sweep_short(g, &state, room);
+static void log_softmax_short_rows(const batch_t *b) {
+    log_sum_t sum;
+    log_softmax_rows_t rows;
+    real room[SHORT_ROOM];
+    bool ordinary = log_sum_short_rows(b, &sum, room);
     if (ordinary) {
-        log_softmax_plan_of(&plan, &state, (int)g->rows);
+        log_softmax_rows_of(&rows, &sum, (int)b->rows);
         for (int j = 0; j < LANES; j++)
-            ordinary &= plan.unit[j] == 1;
+            ordinary &= rows.unit[j] == 1;
     }
     if (!ordinary) {
-        log_softmax_rows(g);
+        log_softmax_rows(b);
         return;
     }
-    WITH_PARTS(g, log_softmax_batch(g, parts, blocks, &plan, state.careful[0], room));
+    WITH_BLOCKS(b->n, log_softmax_write_short(b, blocks, &rows, sum.special[0], room));
 }
 
-/* The second sweep of blocks [i, i + 4), or those that are there, of tile t of a piece. */
-FSM_INLINE void log_softmax_blocks(piece_t x, piece_t y, ptrdiff_t t, ptrdiff_t i, log_softmax_terms_t terms,
-                                       bool careful) {
-    for (ptrdiff_t k = i; k < i + 4 && k < x.count; k++)
-        log_softmax_body(in_piece(x, t, k), in_piece(y, t, k), LANES, terms, careful, false);
+/* ---- panels */
+
+typedef struct {
+    quads_t quads;
+    log_softmax_terms_t terms[LOG_PANELS];
+    bool special[LOG_PANELS];
+} log_softmax_panels_t;
+
+static void log_softmax_load_quad(const batch_t *b, void *op, ptrdiff_t begin, ptrdiff_t count) {
+    log_softmax_panels_t *pass = op;
+    pass->quads.x = quad_of_x(b, begin, count, true);
 }
 
-static void log_softmax_columns(const group_t *g) {
-    const ptrdiff_t n = g->args->n;
-    const bool in_place = lies_in_tiles(g, FSM_Y);
-    log_state_t states[LOG_TILES];
-    log_softmax_plan_t plans[LOG_TILES];
-    log_softmax_terms_t terms[LOG_TILES];
-    log_sweep_columns(g, states, SUMS);
-    for (int t = 0; t < g->tiles; t++) {
-        log_softmax_plan_of(&plans[t], &states[t], rows_in_tile(g, t));
-        terms[t] = log_softmax_terms_of(g, &plans[t], 0, true);
+FSM_INLINE void log_softmax_write_blocks(const void *op, int t, ptrdiff_t i, const int count) {
+    const log_softmax_panels_t *pass = op;
+    for (int k = 0; k < count; k++) {
+        const vec x = vec_load(block_at(pass->quads.x, t, i + k));
+        vec_store(block_at(pass->quads.y, t, i + k), log_softmax_block(x, &pass->terms[t], pass->special[t]));
     }
-    for (ptrdiff_t c = 0; c < n; c += PIECE) {
-        const piece_t x = piece_of_x(g, c, n - c < PIECE ? n - c : PIECE, true);
-        const piece_t y = in_place ? piece_in_place(g, FSM_Y, c, x.count) : piece_in_scratch(g, c, x.count);
-        for (ptrdiff_t i = 0; i < x.count; i += 4)
-            for (int t = 0; t < g->tiles; t++)
-                log_softmax_blocks(x, y, t, i, terms[t], states[t].careful[0]);
-        for (int t = 0; t < g->tiles; t++)
-            for (int j = 0; plans[t].some_alone && j < LANES; j++) {
-                const ptrdiff_t i = plans[t].index[j] - c;
-                if (i >= 0 && i < x.count)
-                    memcpy(in_piece(y, t, i) + j, &plans[t].alone[j], sizeof(real));
-            }
-        if (!in_place)
-            store_group(g, c, x.count);
+}
+
+static void log_softmax_panels(const batch_t *b) {
+    log_sum_t sums[LOG_PANELS];
+    log_softmax_rows_t rows[LOG_PANELS];
+    const known_t *known[LOG_PANELS];
+    log_softmax_panels_t pass;
+    pass.quads.other.ahead = false;
+    log_sum_panels(b, sums, SUMS);
+    for (int t = 0; t < b->panels; t++) {
+        log_softmax_rows_of(&rows[t], &sums[t], rows_in_panel(b, t));
+        pass.terms[t] = log_softmax_terms_of(b, &rows[t], -1);
+        pass.special[t] = sums[t].special[0];
+        known[t] = rows[t].some_alone ? &rows[t].alone : NULL;
     }
-    for (int t = 0; t < g->tiles; t++)
-        log_softmax_special(g, &states[t], t);
+    write_panels(b, &pass, &pass.quads, known, log_softmax_load_quad, log_softmax_write_blocks);
+    for (int t = 0; t < b->panels; t++)
+        log_softmax_special(b, &sums[t], t);
 }
 
 static void log_softmax(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
-    const plan_t plan = {.hold_rows = true,
-                           .room = LOG_ROOM,
-                           .tiles = LOG_TILES,
-                           .most_rows = LANES,
-                           .short_rows = IF_PARTS_PAY(log_softmax_short_rows),
-                           .may_turn = true,
-                           .in_line = BIT(FSM_X) | BIT(FSM_Y)};
-    each_group(args, begin, end, scratch, plan, log_softmax_rows, log_softmax_columns);
+    const plan_t plan = {
+        .rows = log_softmax_rows,
+        .panels = log_softmax_panels,
+        .short_rows = IF_PARTS_PAY(log_softmax_short_rows),
+        .operands = BIT(FSM_X) | BIT(FSM_Y),
+        .transposes = true,
+        .writes_once = true,
+        .packs_rows = true,
+        .room = LANES_AT,
+        .max_panels = LOG_PANELS,
+        .max_rows = LANES,
+    };
+    each_batch(args, begin, end, scratch, &plan);
 }
 
 #endif

@@ -1,151 +1,161 @@
-/* Rows of a few blocks that lie in line (tile.h); those of up to a block share one (vec.h), which stays in registers
- * from load to store. A batch of LANES rows is taken a step at a time, each step a loop of its own over the blocks, so
- * that the time one block waits for its folds is filled by others; and what is one number a row is computed for all of
- * them together. A row's sum is the fold of its lanes (passes.h): lanes and steps that are not there would add +0.
+/* Short rows: rows of up to MAX_BLOCKS blocks that follow each other. Those of up to a block share one, which stays in
+ * registers from load to store.
  *
- * Float32, against the same rows as columns (AVX2, Zen 3), where those do not win (are_turned() in tile.h):
- *
- *                       (8000, 8)  (4000, 16)  (2000, 30)
- *   softmax                0.92       0.95        0.96
- *   softmax_grad           0.52       0.56        0.61
- *   log_softmax            1.03       0.91        0.82
- *   logsumexp              1.00       0.91        0.85
- *
- * and against row by row (AVX-512):              (65536, 64)  (1024, 128)
- *   softmax                                        0.72         0.74
- *   softmax_grad                                   0.84         0.73
- *   log_softmax                                    0.62         0.77
- *   logsumexp                                      0.70         0.78
- *   cross_entropy_with_grad                        0.52         0.86 */
+ * LANES rows are taken a step at a time, each step a loop of its own over the blocks, so that the time one block waits
+ * for its folds is filled by others; and what is one number a row is computed for all of them together. A row's sum is
+ * the fold of its lanes (sum.h): lanes and steps that are not there would add +0. Rows that would leave lanes idle are
+ * faster as panels (schedule.h). */
 #ifndef FSM_KERNELS_SHORT_ROWS_H
 #define FSM_KERNELS_SHORT_ROWS_H
 
-#include "tile.h"
+#include "batch.h"
+#include "sum.h"
 
-/* Numbers that a batch may take: a row may need so many, and what is next to its lanes may be looked at. */
-#define BATCH_ROOM (FSM_MOST_BLOCKS * (LANES + 1) * LANES)
+#define MAX_BLOCKS FSM_MAX_BLOCKS
 
-/* `rows` rows of n elements, `parts` of which share a block, or of which each takes so many `blocks`. */
+/* Numbers that LANES rows may take: a row may need so many, and what is next to its lanes may be looked at. */
+#define SHORT_ROOM (MAX_BLOCKS * (LANES + 1) * LANES)
+
+/* Up to LANES rows of n elements: `in_block` of them share a block, or each takes so many `blocks`. */
 typedef struct {
     ptrdiff_t n, rows;
-    int parts, blocks;
-} batch_t;
+    int in_block, blocks;
+} short_t;
 
-/* The batch from row r on. */
-FSM_INLINE_ batch_t batch_of(const group_t *g, ptrdiff_t r, const int parts, const int blocks) {
-    const ptrdiff_t left = g->rows - r;
-    return (batch_t){g->args->n, left < LANES ? left : LANES, parts, blocks};
+/* How many rows of n <= LANES elements share a block. */
+FSM_ALWAYS_INLINE int rows_in_block(ptrdiff_t n, ptrdiff_t rows) {
+    int count = 8;
+    while (count > 1 && (count * n > LANES || count / 2 >= rows))
+        count /= 2;
+    return count;
 }
 
-/* Fewer rows than share a block; the last of them stands for those that are not there. */
-FSM_OUTLINE_ vec load_last(const real *p, ptrdiff_t rows, ptrdiff_t n, int parts, real fill) {
-    real room[LANES];
-    for (int i = 0; i < parts; i++)
-        memcpy(room + i * n, p + (i < rows ? i : rows - 1) * n, (size_t)n * sizeof *p);
-    return vec_load_parts(room, n, parts, fill);
+/* Those from row r of a batch on. */
+FSM_ALWAYS_INLINE short_t short_of(const batch_t *b, ptrdiff_t r, const int blocks) {
+    const int in_block = blocks == 1 ? rows_in_block(b->n, b->rows) : 1;
+    return (short_t){b->n, fsm_min(b->rows - r, LANES), in_block, blocks};
 }
 
-/* The block of rows from r on of those that begin at p. Asks for what is 4 KB on. */
-FSM_INLINE vec load_short(const real *p, batch_t batch, ptrdiff_t r, real fill) {
-    p += r * batch.n;
-    prefetch_block(p + 4096 / sizeof(real));
-    if (batch.rows - r < batch.parts)
-        return load_last(p, batch.rows - r, batch.n, batch.parts, fill);
-    return batch.n * batch.parts == LANES ? vec_load(p) : vec_load_parts(p, batch.n, batch.parts, fill);
-}
-
-/* Elements of block k of a row of several: LANES, or less in the second half. */
-FSM_INLINE_ ptrdiff_t count_in_block(batch_t batch, const int k) {
-    const ptrdiff_t left = batch.n - k * LANES;
-    return k < batch.blocks / 2 || left >= LANES ? LANES : left < 0 ? 0 : left;
-}
-
-/* Block k of row r of those that begin at p, or of its `parts` and the next ones. */
-FSM_INLINE vec load_short_block(const real *p, batch_t batch, ptrdiff_t r, const int k, real fill) {
-    if (batch.blocks == 1)
-        return load_short(p, batch, r, fill);
-    const ptrdiff_t count = count_in_block(batch, k);
-    p += r * batch.n + k * LANES;
-    prefetch_block(p + 4096 / sizeof(real));
-    return count == LANES ? vec_load(p) : vec_load_n(p, count, fill);
-}
-
-/* The maxima of the rows at p; also where there are none. */
-FSM_INLINE void batch_maxima(const real *p, batch_t batch, real *max) {
-    for (ptrdiff_t r = 0; r < batch.rows; r += batch.parts) {
-        vec most = load_short_block(p, batch, r, 0, -(real)INFINITY);
-        FSM_EACH_BLOCK(k, batch.blocks - 1)
-            most = vec_max(most, load_short_block(p, batch, r, k + 1, -(real)INFINITY));
-        vec_max_parts(most, batch.parts, max + r);
-    }
-    for (ptrdiff_t r = batch.rows; r < LANES; r++)
-        max[r] = max[0];
-}
-
-/* Puts the block of rows from r on where it belongs among BATCH_ROOM numbers; overwrites what follows. */
-FSM_INLINE void store_short(real *p, batch_t batch, ptrdiff_t r, vec a) {
-    p += r * batch.n;
-    if (batch.n * batch.parts == LANES)
-        vec_store(p, a);
-    else
-        vec_store_parts(p, batch.n, batch.parts, a);
-}
-
-/* Block k of row r, or of its `parts`, to where it belongs among the rows at p; may overwrite what follows rows of up
- * to a block. */
-FSM_INLINE void store_short_block(real *p, batch_t batch, ptrdiff_t r, const int k, vec a) {
-    if (batch.blocks == 1) {
-        store_short(p, batch, r, a);
-        return;
-    }
-    const ptrdiff_t count = count_in_block(batch, k);
-    p += r * batch.n + k * LANES;
-    if (count == LANES)
-        vec_store(p, a);
-    else
-        vec_store_n(p, count, a);
-}
-
-/* The results of a batch, to y, unless they are there. */
-FSM_INLINE_ void store_batch(const group_t *g, ptrdiff_t first, batch_t batch, const real *results) {
-    const ptrdiff_t count = batch.rows * batch.n;
-    real *y = element_at(g, FSM_Y, first, 0);
-    if (stream_of(g))
-        stream_copy(stream_of(g), y, results, count);
-    else if (results != y)
-        memcpy(y, results, (size_t)count * sizeof *results);
-}
-
-/* Where the results of a batch are put: at once in y, or, those of rows that share blocks, or are streamed, in `room`,
- * from where store_batch() takes them. There they move to its beginning, so they may be what they are made of. */
-FSM_INLINE_ real *batch_results(const group_t *g, ptrdiff_t first, batch_t batch, real *room) {
-    return batch.blocks > 1 && !stream_of(g) ? element_at(g, FSM_Y, first, 0) : room;
-}
-
-/* A statement in which `parts` and `blocks` are constants, for the rows of g. */
-#define WITH_PARTS(g, statement)                                                                                       \
+/* A statement in which `blocks` is a constant, for rows of n elements. */
+#define WITH_BLOCKS(n, statement)                                                                                      \
     do {                                                                                                               \
-        const ptrdiff_t needed = ((g)->args->n - 1) / LANES + 1;                                                       \
-        const int most = parts_of((g)->args->n, (g)->rows);                                                        \
-        if (most == 8) {                                                                                               \
-            enum { parts = 8, blocks = 1 };                                                                            \
+        if ((n) <= LANES) {                                                                                            \
+            enum { blocks = 1 };                                                                                       \
             statement;                                                                                                 \
-        } else if (most == 4) {                                                                                        \
-            enum { parts = 4, blocks = 1 };                                                                            \
-            statement;                                                                                                 \
-        } else if (most == 2) {                                                                                        \
-            enum { parts = 2, blocks = 1 };                                                                            \
-            statement;                                                                                                 \
-        } else if (needed == 1) {                                                                                      \
-            enum { parts = 1, blocks = 1 };                                                                            \
-            statement;                                                                                                 \
-        } else if (needed == 2) {                                                                                      \
-            enum { parts = 1, blocks = 2 };                                                                            \
+        } else if ((n) <= 2 * LANES) {                                                                                 \
+            enum { blocks = 2 };                                                                                       \
             statement;                                                                                                 \
         } else {                                                                                                       \
-            enum { parts = 1, blocks = FSM_MOST_BLOCKS };                                                              \
+            enum { blocks = MAX_BLOCKS };                                                                              \
             statement;                                                                                                 \
         }                                                                                                              \
     } while (0)
+
+/* A statement in which `in_block` is a constant: the functions of the contract want one. */
+#define WITH_ROWS_IN_BLOCK(count, statement)                                                                           \
+    do {                                                                                                               \
+        if ((count) == 8) {                                                                                            \
+            enum { in_block = 8 };                                                                                     \
+            statement;                                                                                                 \
+        } else if ((count) == 4) {                                                                                     \
+            enum { in_block = 4 };                                                                                     \
+            statement;                                                                                                 \
+        } else if ((count) == 2) {                                                                                     \
+            enum { in_block = 2 };                                                                                     \
+            statement;                                                                                                 \
+        } else {                                                                                                       \
+            enum { in_block = 1 };                                                                                     \
+            statement;                                                                                                 \
+        }                                                                                                              \
+    } while (0)
+
+/* Elements of block k of a row of several: LANES, or less in the second half. */
+FSM_ALWAYS_INLINE ptrdiff_t count_in_block(short_t s, const int k) {
+    const ptrdiff_t left = s.n - k * LANES;
+    return k < s.blocks / 2 || left >= LANES ? LANES : left < 0 ? 0 : left;
+}
+
+/* Fewer rows than share a block; the last of them stands for those that are not there. */
+FSM_OUTLINE vec load_last_rows(const real *p, short_t s, ptrdiff_t rows, real fill) {
+    real room[LANES];
+    vec a = vec_set1(fill);
+    for (int i = 0; i < s.in_block; i++)
+        memcpy(room + i * s.n, p + fsm_min(i, rows - 1) * s.n, (size_t)s.n * sizeof *p);
+    WITH_ROWS_IN_BLOCK(s.in_block, a = vec_load_parts(room, s.n, in_block, fill));
+    return a;
+}
+
+/* Block k of row r of those that begin at p; or row r and the others of its block. */
+FSM_INLINE vec load_short(const real *p, short_t s, ptrdiff_t r, const int k, real fill) {
+    p += r * s.n + k * LANES;
+    if (s.blocks > 1) {
+        const ptrdiff_t count = count_in_block(s, k);
+        return count == LANES ? vec_load(p) : vec_load_n(p, count, fill);
+    }
+    if (s.rows - r < s.in_block)
+        return load_last_rows(p, s, s.rows - r, fill);
+    if (s.n * s.in_block == LANES)
+        return vec_load(p);
+    vec a;
+    WITH_ROWS_IN_BLOCK(s.in_block, a = vec_load_parts(p, s.n, in_block, fill));
+    return a;
+}
+
+/* One number a row, from number r on, in the lanes of the rows of a block. */
+FSM_INLINE vec spread_over_rows(const real *numbers, short_t s, ptrdiff_t r) {
+    if (s.blocks > 1)
+        return vec_set1(numbers[r]);
+    vec a;
+    WITH_ROWS_IN_BLOCK(s.in_block, a = vec_set_parts(numbers + r, in_block));
+    return a;
+}
+
+/* The folds of the sums of rows r, r + 1, ... of a block. */
+FSM_INLINE void fold_short(vec_acc sum, short_t s, ptrdiff_t r, double *hi, double *lo) {
+    WITH_ROWS_IN_BLOCK(s.in_block, vec_acc_fold_parts(sum, in_block, hi + r, lo + r));
+}
+
+/* The maxima of the rows at p; also where there are none. */
+FSM_INLINE void maxima_of_short(const real *p, short_t s, real *max) {
+    for (ptrdiff_t r = 0; r < s.rows; r += s.in_block) {
+        vec largest = load_short(p, s, r, 0, -(real)INFINITY);
+        FSM_EACH_BLOCK(k, s.blocks - 1)
+            largest = vec_max(largest, load_short(p, s, r, k + 1, -(real)INFINITY));
+        WITH_ROWS_IN_BLOCK(s.in_block, vec_max_parts(largest, in_block, max + r));
+    }
+    for (ptrdiff_t r = s.rows; r < LANES; r++)
+        max[r] = max[0];
+}
+
+/* Puts block k of row r, or the rows of a block from r on, where they belong among the rows at p: SHORT_ROOM numbers,
+ * since what follows rows of up to a block may be overwritten. */
+FSM_INLINE void store_short(real *p, short_t s, ptrdiff_t r, const int k, vec a) {
+    p += r * s.n + k * LANES;
+    if (s.blocks > 1 || s.n * s.in_block == LANES) {
+        const ptrdiff_t count = s.blocks > 1 ? count_in_block(s, k) : LANES;
+        if (count == LANES)
+            vec_store(p, a);
+        else
+            vec_store_n(p, count, a);
+        return;
+    }
+    WITH_ROWS_IN_BLOCK(s.in_block, vec_store_parts(p, s.n, in_block, a));
+}
+
+/* Where results are put: at once in y, or, those of rows that share blocks, or go past the caches, in `room`, from where
+ * store_short_results() takes them. There they move to its beginning, so they may be what they are made of. */
+FSM_ALWAYS_INLINE real *short_results(const batch_t *b, ptrdiff_t first, short_t s, real *room) {
+    return s.blocks > 1 && !b->nt ? element_at(b, FSM_Y, first, 0) : room;
+}
+
+/* Moves the results to y, unless they are there. */
+FSM_ALWAYS_INLINE void store_short_results(const batch_t *b, ptrdiff_t first, short_t s, const real *results) {
+    const ptrdiff_t count = s.rows * s.n;
+    real *y = element_at(b, FSM_Y, first, 0);
+    if (b->nt)
+        nt_row(b->nt, y, count, copied, results);
+    else if (results != y)
+        memcpy(y, results, (size_t)count * sizeof *results);
+}
 
 #endif

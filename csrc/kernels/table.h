@@ -4,13 +4,11 @@
 #define FSM_KERNELS_TABLE_H
 
 #include "cross_entropy.h"
-#include "gradients.h"
 #include "log_softmax.h"
-#include "logmeanexp.h"
-#include "logsumexp.h"
 #include "logsumexp_grad.h"
+#include "reductions.h"
 #include "softmax.h"
-#include "softmax_entropy.h"
+#include "softmax_grad.h"
 
 #define FSM_OF_THIS_UNIT(name)          FSM_OF_THIS_UNIT_(name, FSM_ISA, FSM_REAL)
 #define FSM_OF_THIS_UNIT_(name, isa, n) FSM_OF_THIS_UNIT__(name, isa, n)

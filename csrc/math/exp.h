@@ -9,7 +9,7 @@
  *
  * As rows differ by powers of two only, changing k changes no bit. The large factor on the polynomial's side leaves so
  * much room below that e is never subnormal, nor is its product with 1/S or a rounding error of its sum, down to
- * quotients that round to zero; there e is +0 (but see softmax_least() and softmax_long_kept()). A subnormal operand or
+ * quotients that round to zero; there e is +0 (but see softmax_least() and quotients_raised()). A subnormal operand or
  * result costs a hundred cycles on many CPUs.
  *
  * k folds into the constant that rounds: z = x*log2(e) + magic, magic = 1.5*2^M + LOWEST - k, has n-k+LOWEST in its low
@@ -88,12 +88,12 @@ FSM_INLINE vec exp_frame_k(const exp_frame_t *frame) {
  * float32 takes 0.87 times as long, of (1000, 64) along axis 0 0.81 (AVX2, Zen 3). */
 #define EXP_TOGETHER (FSM_REGISTERS > 1 ? 4 : 1)
 
-/* e, in place of `count` <= EXP_TOGETHER, a constant, x. `careful`: for rows with a shift, a temperature or subnormal
+/* e, in place of `count` <= EXP_TOGETHER, a constant, x. `special`: for rows with a shift, a temperature or subnormal
  * x. */
-FSM_INLINE void exp_together(vec *x, const int count, const exp_frame_t *frame, bool careful) {
+FSM_INLINE void exp_together(vec *x, const int count, const exp_frame_t *frame, bool special) {
     static const real c[] = EXP_POLYNOMIAL;
     vec lost[4], z[4], n[4], p[4];
-    if (careful) {
+    if (special) {
         const vec beta = vec_set1(frame->beta.hi);
         FSM_EACH_BLOCK(k, count)
             n[k] = vec_clamp(vec_sub(vec_flush(x[k]), frame->shift), vec_set1(frame->beta.floor));
@@ -112,7 +112,7 @@ FSM_INLINE void exp_together(vec *x, const int count, const exp_frame_t *frame, 
         x[k] = vec_fma(n[k], vec_set1(-LN2_HI), x[k]);
     FSM_EACH_BLOCK(k, count)
         x[k] = vec_fma(n[k], vec_set1(-LN2_LO), x[k]);
-    if (careful)
+    if (special)
         FSM_EACH_BLOCK(k, count)
             x[k] = vec_add(x[k], lost[k]);
     FSM_EACH_BLOCK(k, count)
@@ -126,30 +126,30 @@ FSM_INLINE void exp_together(vec *x, const int count, const exp_frame_t *frame, 
 }
 
 /* e of one block. */
-FSM_INLINE vec exp_block(vec x, exp_frame_t frame, bool careful) {
-    exp_together(&x, 1, &frame, careful);
+FSM_INLINE vec exp_block(vec x, exp_frame_t frame, bool special) {
+    exp_together(&x, 1, &frame, special);
     return x;
 }
 
 /* The same of a register of 4 blocks. */
-FSM_INLINE void exp_four(vec *x, const exp_frame_t *frame, bool careful) {
+FSM_INLINE void exp_four(vec *x, const exp_frame_t *frame, bool special) {
     FSM_UNROLL
     for (int k = 0; k < 4; k += EXP_TOGETHER)
-        exp_together(x + k, EXP_TOGETHER, frame, careful);
+        exp_together(x + k, EXP_TOGETHER, frame, special);
 }
 
-FSM_OUTLINE_ void careful_blocks(vec *a, int count, const exp_frame_t *frame) {
+FSM_OUTLINE void special_blocks(vec *a, int count, const exp_frame_t *frame) {
     for (int i = 0; i < count; i++)
         a[i] = exp_block(a[i], *frame, true);
 }
 
 /* The same of whole blocks. The detour keeps `a` in registers elsewhere. */
-FSM_INLINE void exp_blocks(vec *a, const int count, const exp_frame_t *frame, bool careful) {
-    if (careful) {
+FSM_INLINE void exp_blocks(vec *a, const int count, const exp_frame_t *frame, bool special) {
+    if (special) {
         vec copy[4];
         for (int i = 0; i < count; i++)
             copy[i] = a[i];
-        careful_blocks(copy, count, frame);
+        special_blocks(copy, count, frame);
         for (int i = 0; i < count; i++)
             a[i] = copy[i];
         return;
@@ -173,22 +173,22 @@ typedef struct {
  *
  * In L1 the sweep takes 0.036 ns an element against 0.035 with e*hi + e*lo alone (float32, AVX-512, Zen 5), 0.073
  * against 0.055 with AVX2. A second form for rows that need no care did not pay. */
-FSM_INLINE vec share(vec e, divisor_t divisor, vec unit, vec off) {
+FSM_INLINE vec scaled_quotient(vec e, divisor_t divisor, vec unit, vec off) {
     vec y = vec_scale(e, divisor.hi, divisor.lo);
     vec subnormal = vec_fma(y, vec_set1((real)0.5), unit);
     return vec_bits_sub(vec_max(y, subnormal), off);
 }
 
 FSM_INLINE vec quotient(vec e, divisor_t divisor) {
-    return share(e, divisor, vec_set1(Y_UNIT), vec_set1(Y_UNIT));
+    return scaled_quotient(e, divisor, vec_set1(Y_UNIT), vec_set1(Y_UNIT));
 }
 
 /* Of f*e/S for any finite f, whose exponent joins w, and whose sign the integer that is taken off: what divides, `unit`
  * and `off` of share. Where f is so large that nothing can be subnormal, w is 0. */
-FSM_INLINE_ void share_divisor(fsm_sum sum, double f, real *hi, real *lo, real *unit, real *off) {
+FSM_ALWAYS_INLINE void scaled_divisor(fsm_sum sum, double f, real *hi, real *lo, real *unit, real *off) {
     const double size = fabs(f);
     int exponent = (int)(fsm_f64_bits(size) >> 52) - 1022;
-    exponent = exponent < LEAST_SHARE ? LEAST_SHARE : exponent > MOST_SHARE ? Y_POWER : exponent;
+    exponent = exponent < MIN_FACTOR_EXPONENT ? MIN_FACTOR_EXPONENT : exponent > MAX_FACTOR_EXPONENT ? Y_POWER : exponent;
     sum_reciprocal(sum, size * fsm_two_to(-exponent), hi, lo);
     const real_bits sign = f < 0, w = (real_bits)(Y_POWER - exponent), field = w << MANTISSA_BITS;
     const real_bits signed_field = field | sign << (8 * sizeof(real) - 1);

@@ -42,31 +42,31 @@
     {0x1.2f13556b0aa5bp-3, 0x1.39a06e3a8cba5p-3, 0x1.74664aec051a8p-3, 0x1.c71c51d33059dp-3,                           \
      0x1.249249422e3c9p-2, 0x1.999999997f9dp-2,  0x1.5555555555593p-1, 0}
 
-FSM_INLINE_ uint64_t fsm_f64_bits(double x) {
+FSM_ALWAYS_INLINE uint64_t fsm_f64_bits(double x) {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-FSM_INLINE_ double fsm_f64_of_bits(uint64_t bits) {
+FSM_ALWAYS_INLINE double fsm_f64_of_bits(uint64_t bits) {
     double x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
 /* 2^n, for n from -1022 to 1023. */
-FSM_INLINE_ double fsm_two_to(int n) {
+FSM_ALWAYS_INLINE double fsm_two_to(int n) {
     return fsm_f64_of_bits((uint64_t)(1023 + n) << 52);
 }
 
 /* condition ? yes : no, in integers: for doubles GCC would make it a branch around what `no` takes to compute. */
-FSM_INLINE_ double fsm_select(bool condition, double yes, double no) {
+FSM_ALWAYS_INLINE double fsm_select(bool condition, double yes, double no) {
     const uint64_t mask = UINT64_C(0) - condition;
     return fsm_f64_of_bits((fsm_f64_bits(yes) & mask) | (fsm_f64_bits(no) & ~mask));
 }
 
 /* The polynomial with these coefficients, highest power first. */
-FSM_INLINE_ double fsm_polynomial(const double *c, size_t count, double x) {
+FSM_ALWAYS_INLINE double fsm_polynomial(const double *c, size_t count, double x) {
     double p = c[0];
     for (size_t i = 1; i < count; i++)
         p = fma(p, x, c[i]);
@@ -75,7 +75,7 @@ FSM_INLINE_ double fsm_polynomial(const double *c, size_t count, double x) {
 
 /* log(2^-shift * (hi + lo)), where hi is positive and normal, and |lo| at most half an ULP of it. For any other
  * numbers, some number. */
-FSM_INLINE_ double fsm_log_sum(double hi, double lo, double shift) {
+FSM_ALWAYS_INLINE double fsm_log_sum(double hi, double lo, double shift) {
     static const double c[] = FSM_LOG_POLYNOMIAL;
     /* hi = 2^k * m, m from sqrt(1/2) to sqrt(2). The numbers are bit patterns, of sqrt(1/2), and of 2^52, whose last
      * bit is 1; bias, in the exponent's place, keeps the field positive. */
@@ -103,7 +103,7 @@ FSM_INLINE_ double fsm_log_sum(double hi, double lo, double shift) {
 }
 
 /* x >= -1; NaN below. */
-FSM_INLINE_ double fsm_log1p(double x) {
+FSM_ALWAYS_INLINE double fsm_log1p(double x) {
     const bool tiny = fabs(x) < 0x1p-60; /* log1p(x) is x; nor need anything compute with subnormals */
     const fsm_sum u = fsm_two_sum((fsm_sum){1, 0}, (fsm_sum){fsm_select(tiny, 0, x), 0});
     double y = fsm_log_sum(u.hi, u.lo, 0);
@@ -113,7 +113,7 @@ FSM_INLINE_ double fsm_log1p(double x) {
 }
 
 /* x >= 0; NaN below. */
-FSM_INLINE_ double fsm_log(double x) {
+FSM_ALWAYS_INLINE double fsm_log(double x) {
     const bool subnormal = x < 0x1p-1022;
     double y = fsm_log_sum(fsm_select(subnormal, x * 0x1p54, x), 0, fsm_select(subnormal, 54, 0));
     y = fsm_select(x == INFINITY, x, y);
@@ -122,7 +122,7 @@ FSM_INLINE_ double fsm_log(double x) {
 }
 
 /* x <= 0, as in kernels/math.h; 0 below -700. */
-FSM_INLINE_ double fsm_exp(double x) {
+FSM_ALWAYS_INLINE double fsm_exp(double x) {
     static const double c[] = FSM_EXP_POLYNOMIAL;
     const double round = 0x1.8p52 + 1023; /* leaves n + 1023 in the low bits */
     const double z = fma(x, FSM_LOG2E, round);
@@ -133,7 +133,7 @@ FSM_INLINE_ double fsm_exp(double x) {
 }
 
 /* e^(2x) - 1 over e^(2x) + 1, the former as 2^n * (e^t - 1) + (2^n - 1). */
-FSM_INLINE_ double fsm_tanh(double x) {
+FSM_ALWAYS_INLINE double fsm_tanh(double x) {
     static const double c[] = FSM_EXP_POLYNOMIAL;
     const double round = 0x1.8p52 + 1023, size = fabs(x), a = 2 * fsm_select(size > 20, 20, size); /* 1 beyond 20 */
     const double z = fma(a, FSM_LOG2E, round), n = z - round;

@@ -8,7 +8,7 @@
 
 #if FSM_REAL == 32
 
-FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+FSM_INLINE void vec_transpose(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int i = 0; i < 8; i += 4) {
         FSM_UNROLL
@@ -36,7 +36,7 @@ FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_
 
 #if FSM_REAL == 64
 
-FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+FSM_INLINE void vec_transpose(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int i = 0; i < 4; i += 2) {
         FSM_UNROLL

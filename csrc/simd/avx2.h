@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define FSM_ISA        avx2
-#define FSM_STREAMS    1
+#define FSM_HAS_NT_STORE    1
 #define FSM_ASKS_AHEAD 0
 #define FSM_REGISTERS  4
 #define EACH(i)                                                                                                        \
@@ -95,17 +95,17 @@ FSM_INLINE void vec_store_n(float *p, ptrdiff_t n, vec a) {
     }
 }
 
-FSM_INLINE void vec_stream(float *p, vec a) {
+FSM_INLINE void vec_nt_store(float *p, vec a) {
     EACH(i)
         _mm256_stream_ps(p + 8 * i, a.v[i]);
 }
 
-FSM_INLINE void vec_stream_line(float *p, const float *from) {
+FSM_INLINE void vec_nt_store_line(float *p, const float *from) {
     _mm256_stream_ps(p, _mm256_load_ps(from));
     _mm256_stream_ps(p + 8, _mm256_load_ps(from + 8));
 }
 
-FSM_INLINE void vec_stream_end(void) {
+FSM_INLINE void vec_nt_end(void) {
     _mm_sfence();
 }
 
@@ -381,17 +381,17 @@ FSM_INLINE void vec_store_n(double *p, ptrdiff_t n, vec a) {
     }
 }
 
-FSM_INLINE void vec_stream(double *p, vec a) {
+FSM_INLINE void vec_nt_store(double *p, vec a) {
     EACH(i)
         _mm256_stream_pd(p + 4 * i, a.v[i]);
 }
 
-FSM_INLINE void vec_stream_line(double *p, const double *from) {
+FSM_INLINE void vec_nt_store_line(double *p, const double *from) {
     _mm256_stream_pd(p, _mm256_load_pd(from));
     _mm256_stream_pd(p + 4, _mm256_load_pd(from + 4));
 }
 
-FSM_INLINE void vec_stream_end(void) {
+FSM_INLINE void vec_nt_end(void) {
     _mm_sfence();
 }
 

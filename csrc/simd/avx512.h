@@ -7,7 +7,7 @@
 #include <immintrin.h>
 
 #define FSM_ISA     avx512
-#define FSM_STREAMS 1
+#define FSM_HAS_NT_STORE 1
 #define EACH(i)                                                                                                        \
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < 2; i++)
@@ -58,16 +58,16 @@ FSM_INLINE void vec_store_n(float *p, ptrdiff_t n, vec a) {
         _mm512_mask_storeu_ps(p + 16 * i, lanes32(n, i), a.v[i]);
 }
 
-FSM_INLINE void vec_stream(float *p, vec a) {
+FSM_INLINE void vec_nt_store(float *p, vec a) {
     EACH(i)
         _mm512_stream_ps(p + 16 * i, a.v[i]);
 }
 
-FSM_INLINE void vec_stream_line(float *p, const float *from) {
+FSM_INLINE void vec_nt_store_line(float *p, const float *from) {
     _mm512_stream_ps(p, _mm512_load_ps(from));
 }
 
-FSM_INLINE void vec_stream_end(void) {
+FSM_INLINE void vec_nt_end(void) {
     _mm_sfence();
 }
 
@@ -305,16 +305,16 @@ FSM_INLINE void vec_store_n(double *p, ptrdiff_t n, vec a) {
         _mm512_mask_storeu_pd(p + 8 * i, lanes64(n, i), a.v[i]);
 }
 
-FSM_INLINE void vec_stream(double *p, vec a) {
+FSM_INLINE void vec_nt_store(double *p, vec a) {
     EACH(i)
         _mm512_stream_pd(p + 8 * i, a.v[i]);
 }
 
-FSM_INLINE void vec_stream_line(double *p, const double *from) {
+FSM_INLINE void vec_nt_store_line(double *p, const double *from) {
     _mm512_stream_pd(p, _mm512_load_pd(from));
 }
 
-FSM_INLINE void vec_stream_end(void) {
+FSM_INLINE void vec_nt_end(void) {
     _mm_sfence();
 }
 

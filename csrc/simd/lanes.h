@@ -44,18 +44,18 @@ FSM_INLINE void vec_store_n(float *p, ptrdiff_t n, vec a) {
     memcpy(p, a.v, (size_t)n * sizeof *p);
 }
 
-FSM_INLINE void vec_stream(float *p, vec a) {
+FSM_INLINE void vec_nt_store(float *p, vec a) {
     vec_store(p, a);
 }
 
-FSM_INLINE void vec_stream_line(float *p, const float *from) {
+FSM_INLINE void vec_nt_store_line(float *p, const float *from) {
     memcpy(p, from, 64);
 }
 
-FSM_INLINE void vec_stream_end(void) {
+FSM_INLINE void vec_nt_end(void) {
 }
 
-FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+FSM_INLINE void vec_transpose(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     for (ptrdiff_t i = 0; i < 8; i++)
         for (ptrdiff_t j = 0; j < 8; j++)
             memcpy(to + j * to_step + i * 4, from + i * from_step + j * 4, 4);
@@ -285,18 +285,18 @@ FSM_INLINE void vec_store_n(double *p, ptrdiff_t n, vec a) {
     memcpy(p, a.v, (size_t)n * sizeof *p);
 }
 
-FSM_INLINE void vec_stream(double *p, vec a) {
+FSM_INLINE void vec_nt_store(double *p, vec a) {
     vec_store(p, a);
 }
 
-FSM_INLINE void vec_stream_line(double *p, const double *from) {
+FSM_INLINE void vec_nt_store_line(double *p, const double *from) {
     memcpy(p, from, 64);
 }
 
-FSM_INLINE void vec_stream_end(void) {
+FSM_INLINE void vec_nt_end(void) {
 }
 
-FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+FSM_INLINE void vec_transpose(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     for (ptrdiff_t i = 0; i < 4; i++)
         for (ptrdiff_t j = 0; j < 4; j++)
             memcpy(to + j * to_step + i * 8, from + i * from_step + j * 8, 8);

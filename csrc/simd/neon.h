@@ -51,15 +51,15 @@ FSM_INLINE void vec_store_n(float *p, ptrdiff_t n, vec a) {
     memcpy(p, lanes, (size_t)n * sizeof *p);
 }
 
-FSM_INLINE void vec_stream(float *p, vec a) {
+FSM_INLINE void vec_nt_store(float *p, vec a) {
     vec_store(p, a);
 }
 
-FSM_INLINE void vec_stream_line(float *p, const float *from) {
+FSM_INLINE void vec_nt_store_line(float *p, const float *from) {
     memcpy(p, from, 64);
 }
 
-FSM_INLINE void vec_stream_end(void) {
+FSM_INLINE void vec_nt_end(void) {
 }
 
 FSM_INLINE vec vec_load_f16(const uint16_t *p) {
@@ -291,15 +291,15 @@ FSM_INLINE void vec_store_n(double *p, ptrdiff_t n, vec a) {
     memcpy(p, lanes, (size_t)n * sizeof *p);
 }
 
-FSM_INLINE void vec_stream(double *p, vec a) {
+FSM_INLINE void vec_nt_store(double *p, vec a) {
     vec_store(p, a);
 }
 
-FSM_INLINE void vec_stream_line(double *p, const double *from) {
+FSM_INLINE void vec_nt_store_line(double *p, const double *from) {
     memcpy(p, from, 64);
 }
 
-FSM_INLINE void vec_stream_end(void) {
+FSM_INLINE void vec_nt_end(void) {
 }
 
 FSM_INLINE vec vec_load_f16(const uint16_t *p) {

@@ -28,12 +28,12 @@
 #if !defined(FSM_EACH_BLOCK)
 #define FSM_EACH_BLOCK(i, count)                                                                                       \
     FSM_UNROLL                                                                                                         \
-    for (int i = 0; i < FSM_MOST_BLOCKS; i++)                                                                          \
+    for (int i = 0; i < FSM_MAX_BLOCKS; i++)                                                                          \
         if (i < (count))
 #endif
 
 /* Of the block at p. The others are 0, since what is loaded ahead would be kept until its turn. */
-FSM_INLINE_ vec load_register(const real *p, int i) {
+FSM_ALWAYS_INLINE vec load_register(const real *p, int i) {
 #if FSM_REGISTERS == 1
     (void)i;
     return vec_load(p);
@@ -45,7 +45,7 @@ FSM_INLINE_ vec load_register(const real *p, int i) {
 }
 
 /* Only that is touched. */
-FSM_INLINE_ void store_register(real *p, int i, vec a) {
+FSM_ALWAYS_INLINE void store_register(real *p, int i, vec a) {
 #if FSM_REGISTERS == 1
     (void)i;
     vec_store(p, a);
@@ -55,7 +55,7 @@ FSM_INLINE_ void store_register(real *p, int i, vec a) {
 }
 
 /* a with register i of b. */
-FSM_INLINE_ vec set_register(vec a, int i, vec b) {
+FSM_ALWAYS_INLINE vec set_register(vec a, int i, vec b) {
 #if FSM_REGISTERS == 1
     (void)a, (void)i;
     return b;
@@ -66,7 +66,7 @@ FSM_INLINE_ vec set_register(vec a, int i, vec b) {
 }
 
 /* a, whose lanes are all the same: the compiler is told that one register stands for them all. */
-FSM_INLINE_ vec uniform(vec a) {
+FSM_ALWAYS_INLINE vec uniform(vec a) {
 #if FSM_REGISTERS > 1
     FSM_EACH_REGISTER(i)
         a.v[i] = a.v[0];
@@ -75,7 +75,7 @@ FSM_INLINE_ vec uniform(vec a) {
 }
 
 /* vec_any_lt of register i, or of all. */
-FSM_INLINE_ bool any_lt_register(vec a, vec b, int i) {
+FSM_ALWAYS_INLINE bool any_lt_register(vec a, vec b, int i) {
 #if FSM_REGISTERS > 1
     vec of_a = a, of_b = b;
     FSM_EACH_REGISTER(j) {

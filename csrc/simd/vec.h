@@ -19,9 +19,9 @@
 #endif
 #include FSM_SIMD
 
-/* Whether results may go past the caches: the instruction set has its own vec_stream(). */
-#if !defined(FSM_STREAMS)
-#define FSM_STREAMS 0
+/* Whether results may go past the caches: the instruction set has its own vec_nt_store(). */
+#if !defined(FSM_HAS_NT_STORE)
+#define FSM_HAS_NT_STORE 0
 #endif
 
 /* Whether it pays to ask for memory ahead of a sweep that does next to nothing with it. */
@@ -34,12 +34,12 @@ FSM_INLINE vec vec_load(const real *p);
 FSM_INLINE vec vec_load_n(const real *p, ptrdiff_t n, real fill); /* lanes from n on are fill */
 FSM_INLINE void vec_store(real *p, vec a);
 FSM_INLINE void vec_store_n(real *p, ptrdiff_t n, vec a);
-FSM_INLINE void vec_stream(real *p, vec a); /* past the caches where FSM_STREAMS is 1; p is a multiple of 64 */
-FSM_INLINE void vec_stream_line(real *p, const real *from); /* the same of one cache line; both are multiples of 64 */
-FSM_INLINE void vec_stream_end(void); /* what was streamed is there for other threads that are told so */
+FSM_INLINE void vec_nt_store(real *p, vec a); /* past the caches where FSM_HAS_NT_STORE is 1; p is a multiple of 64 */
+FSM_INLINE void vec_nt_store_line(real *p, const real *from); /* the same of one cache line; both are multiples of 64 */
+FSM_INLINE void vec_nt_end(void); /* what was streamed is there for other threads that are told so */
 
 /* SIDE rows of SIDE reals at `from`, a number of bytes apart, turned into its columns at `to`. No alignment either. */
-FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step);
+FSM_INLINE void vec_transpose(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step);
 
 /* IEEE binary16 numbers, or bfloat16 ones, at p, LANES of them; p needs no alignment. The load is exact. The store
  * rounds once, to nearest even, whatever the precision, with gradual underflow and overflow to infinity. A NaN becomes

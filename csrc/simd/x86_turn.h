@@ -9,7 +9,7 @@
 
 #if FSM_REAL == 32
 
-FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+FSM_INLINE void vec_transpose(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int half = 0; half < 2; half++) {
         __m256 rows[4];
@@ -37,7 +37,7 @@ FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_
 
 #if FSM_REAL == 64
 
-FSM_INLINE void vec_turn(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
+FSM_INLINE void vec_transpose(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     FSM_UNROLL
     for (int half = 0; half < 2; half++) {
         __m256d rows[2];

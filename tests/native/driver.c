@@ -95,7 +95,7 @@ static size_t place(fsm_args *args, int which, int storage, ptrdiff_t inner, boo
     operand->storage = storage;
     operand->step[0] = along ? width * size : 0;
     operand->stride[0] = each_row ? length * width * size : 0;
-    operand->across = each_row && inner > 1 ? size : operand->stride[0];
+    operand->row_stride = each_row && inner > 1 ? size : operand->stride[0];
     const size_t bytes = (size_t)((each_row ? args->shape[0] : 1) * length * width * size);
     operand->data = malloc(bytes);
     if (!operand->data)

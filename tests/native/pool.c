@@ -47,7 +47,7 @@ static void count_pieces(const void *context, ptrdiff_t begin, ptrdiff_t end, vo
 static void sweep_twice(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     for (ptrdiff_t row = begin; row < end; row++)
         for (int sweep = 0; sweep < 2; sweep++)
-            fsm_share(args, count_pieces, args, args->loss.ignore_index, 8192, scratch);
+            fsm_parallel_for(args, count_pieces, args, args->loss.ignore_index, 8192, scratch);
 }
 
 static fsm_args args_of(const void *x, void *y, ptrdiff_t n, ptrdiff_t units) {

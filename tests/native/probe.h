@@ -46,15 +46,15 @@ size_t FSM_OF_THIS_UNIT(probe)(const char *function, const real *a, const real *
         return LANES * sizeof(real);
     }
     if (IS(stream) || IS(stream_end)) { /* the driver's `result` begins a cache line */
-        vec_stream(out, va);
-        vec_stream_end();
+        vec_nt_store(out, va);
+        vec_nt_end();
         return LANES * sizeof(real);
     }
     if (IS(stream_line)) {
         _Alignas(64) real line[64 / sizeof(real)];
         memcpy(line, a, sizeof line);
-        vec_stream_line(out, line);
-        vec_stream_end();
+        vec_nt_store_line(out, line);
+        vec_nt_end();
         return sizeof line;
     }
     if (IS(turn)) { /* SIDE rows, n bytes apart, of a, b and c, to rows that are packed */
@@ -62,7 +62,7 @@ size_t FSM_OF_THIS_UNIT(probe)(const char *function, const real *a, const real *
         vec_store(rows, va);
         vec_store(rows + LANES, vb);
         vec_store(rows + 2 * LANES, vc);
-        vec_turn((char *)out, SIDE * sizeof(real), (const char *)rows, n);
+        vec_transpose((char *)out, SIDE * sizeof(real), (const char *)rows, n);
         return SIDE * SIDE * sizeof(real);
     }
     if (IS(store_n)) {
@@ -155,38 +155,35 @@ void FSM_OF_THIS_UNIT(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns,
 void FSM_OF_THIS_UNIT(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns, real *e, fsm_sum *sums) {
     range_t range = range_of(vec_set1(1));
     for (ptrdiff_t i = 0; columns == 0 && i < n; i += FSM_CHUNK)
-        range = range_join(range, range_row(x + i, n - i < FSM_CHUNK ? n - i : FSM_CHUNK, NULL));
+        range = range_join(range, range_of_row(x + i, fsm_min(n - i, FSM_CHUNK)));
     for (ptrdiff_t i = 0; columns && i < n; i++)
         range = range_join(range, range_of(vec_load_n(x + i * columns, columns, 1)));
-    const softmax_plan_t plan = softmax_plan_of(range, beta_of(1), columns != 0);
+    softmax_plan_t plan = columns ? softmax_plan_of_panel(range, beta_of(1)) : softmax_plan_of_row(range, beta_of(1));
 
     fsm_sum total = {0, 0};
     for (ptrdiff_t c = 0; columns == 0 && c < n; c += FSM_CHUNK) {
-        const ptrdiff_t count = n - c < FSM_CHUNK ? n - c : FSM_CHUNK;
-        total = sum_merge(total, sum_row(x + c, e + c, count, -1, NULL, &plan.frame, PLAIN));
+        total = sum_merge(total, sum_exp(x + c, e + c, fsm_min(n - c, FSM_CHUNK), -1, NULL, &plan.frame, NULL));
         sums[0] = total;
     }
 
-    real numbers[PIECE * LANES];
+    real numbers[QUAD * LANES];
     vec_acc lanes[LANES], sum = vec_acc_zero();
-    softmax_tile_t tile;
-    tile.range = range;
-    tile.plan = plan;
-    tile.lanes = lanes;
+    softmax_panel_t panel = {.range = range, .plan = plan};
+    softmax_pass_t pass = {.panels = &panel, .lanes = lanes, .keeps = true};
     for (ptrdiff_t c = 0; columns && c < n; c += FSM_CHUNK) {
-        const ptrdiff_t end = n - c < FSM_CHUNK ? n : c + FSM_CHUNK;
-        for (int j = 0; j < LANES; j++)
-            lanes[j] = vec_acc_zero();
-        for (ptrdiff_t p = c; p < end; p += PIECE) {
-            const ptrdiff_t count = end - p < PIECE ? end - p : PIECE;
-            const piece_t piece = {(char *)numbers, LANES * sizeof(real), 0, count};
+        const ptrdiff_t end = fsm_min(n, c + FSM_CHUNK);
+        clear_lanes(lanes, 1, LANES);
+        for (ptrdiff_t p = c; p < end; p += QUAD) {
+            const ptrdiff_t count = fsm_min(end - p, QUAD);
+            pass.quads.x = pass.quads.y = (panel_quad_t){(char *)numbers, LANES * sizeof(real), 0, count, false};
             for (ptrdiff_t i = 0; i < count; i++)
                 vec_store(numbers + i * LANES, vec_load_n(x + (p + i) * columns, columns, 1));
-            softmax_add_piece(&tile, 1, piece, piece, true);
+            for (ptrdiff_t i = 0; i < LANES && i < count; i++)
+                softmax_add_lane(&pass, 0, i, count == QUAD);
             for (ptrdiff_t i = 0; i < count; i++)
                 memcpy(e + (p + i) * columns, numbers + i * LANES, (size_t)columns * sizeof *e);
         }
-        sum = vec_acc_merge(sum, fold_columns(lanes, LANES));
+        sum = vec_acc_merge(sum, fold_lanes(lanes, LANES));
     }
     double hi[LANES], lo[LANES];
     vec_acc_get(sum, hi, lo);
