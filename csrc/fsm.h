@@ -16,7 +16,11 @@
 #define FSM_RARELY(condition) (condition)
 #else
 #define FSM_ALWAYS_INLINE           static inline __attribute__((always_inline, unused))
-#define FSM_OUTLINE          static __attribute__((noinline, unused))
+#if defined(__clang__)
+#define FSM_OUTLINE static __attribute__((noinline, unused))
+#else
+#define FSM_OUTLINE static __attribute__((noinline, noclone, unused))
+#endif
 #define FSM_UNROLL            _Pragma("GCC unroll 16")
 /* For a read; the address may be any. */
 #define FSM_PREFETCH(address) __builtin_prefetch(address)

@@ -235,6 +235,27 @@ FSM_INLINE ptrdiff_t scaled_quads_of_row(const real *x, const real *c, real *y, 
     return i;
 }
 
+/* A block at a time. */
+FSM_OUTLINE void scaled_special_results(const scaled_row_t *row, ptrdiff_t begin, ptrdiff_t count, real *to, bool nt) {
+    for (ptrdiff_t i = 0; i < count; i += LANES) {
+        const ptrdiff_t left = count - i;
+        const vec x = load_rest(row->x + begin + i, left, 0);
+        const vec c = row->kind == SCALED_AND_C ? load_rest(row->c + begin + i, left, 0) : vec_set1(0);
+        const vec y = scaled_block(x, c, row->terms, row->kind);
+        if (left >= LANES)
+            write_block(to + i, y, nt);
+        else
+            vec_store_n(to + i, left, y);
+    }
+}
+
+/* `count` <= QUAD numbers, and zeros. */
+FSM_INLINE void pad_quad(const real *from, ptrdiff_t count, real *to) {
+    FSM_UNROLL
+    for (int step = 0; step < 4; step++)
+        vec_store(to + step * LANES, load_rest(from + step * LANES, count - step * LANES, 0));
+}
+
 FSM_OUTLINE ptrdiff_t scaled_quads(const real *x, const real *c, real *y, ptrdiff_t n, const scaled_terms_t *terms,
                                     scaled_kind_t kind) {
     switch (kind) {
@@ -249,25 +270,26 @@ FSM_OUTLINE ptrdiff_t scaled_quads(const real *x, const real *c, real *y, ptrdif
     }
 }
 
+/* What is no whole quad, or goes past the caches, goes by way of a quad of its own. */
 static void scaled_results(const void *op, ptrdiff_t begin, ptrdiff_t count, real *to, bool nt) {
     const scaled_row_t *row = op;
     const scaled_terms_t *terms = row->terms;
     const real *x = row->x + begin, *c = row->c + begin;
-    const bool fast = !terms->special && !(terms->softcap > 0);
-    const vec zero = vec_set1(0);
-    ptrdiff_t i = fast && !nt ? scaled_quads(x, c, to, count, terms, row->kind) : 0;
-    for (; fast && nt && i + QUAD <= count; i += QUAD) {
-        real quad[QUAD];
-        scaled_quads(x + i, c + i, quad, QUAD, terms, row->kind);
-        copied(quad, 0, QUAD, to + i, true);
+    ptrdiff_t i = 0;
+    if (terms->special || terms->softcap > 0) {
+        scaled_special_results(row, begin, count, to, nt);
+        return;
     }
-    for (; i + LANES <= count; i += LANES) {
-        const vec of_c = row->kind == SCALED_AND_C ? vec_load(c + i) : zero;
-        write_block(to + i, scaled_block(vec_load(x + i), of_c, terms, row->kind), nt);
-    }
-    if (i < count) {
-        const vec of_c = row->kind == SCALED_AND_C ? vec_load_n(c + i, count - i, 0) : zero;
-        vec_store_n(to + i, count - i, scaled_block(vec_load_n(x + i, count - i, 0), of_c, terms, row->kind));
+    if (!nt)
+        i = scaled_quads(x, c, to, count, terms, row->kind);
+    for (; i < count; i += QUAD) {
+        const ptrdiff_t left = fsm_min(count - i, QUAD);
+        real quad[QUAD], of_c[QUAD];
+        pad_quad(x + i, left, quad);
+        if (row->kind == SCALED_AND_C)
+            pad_quad(c + i, left, of_c);
+        scaled_quads(quad, of_c, quad, QUAD, terms, row->kind);
+        copied(quad, 0, left, to + i, nt);
     }
 }
 

@@ -506,10 +506,10 @@ static void gradient_of_row(const batch_t *b, gradient_t of) {
 
 /* A row at a time, since its second pass finds it in the cache. One of a chunk that has to be packed stays so. */
 static void gradient_rows(const batch_t *b, gradient_t of) {
-    for (ptrdiff_t r = 0; r < b->rows; r++) {
-        batch_t row = part_of_batch(b, r, 1);
+    batch_t row = part_of_batch(b, 0, 1);
+    row.pitch = fsm_min(b->n, FSM_CHUNK);
+    for (ptrdiff_t r = 0; r < b->rows; r++, row.row = fsm_row_across(row.row, b->args, 1)) {
         row.packed = false;
-        row.pitch = fsm_min(b->n, FSM_CHUNK);
         if (b->n <= FSM_CHUNK && b->args->helpers == 0) {
             if (!b->x_contiguous)
                 pack_x(&row, 0, b->n);

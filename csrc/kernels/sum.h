@@ -86,20 +86,24 @@ typedef enum { EXP, EXP_SPECIAL, GIVEN } terms_t;
 
 typedef struct {
     const real *x;
-    real *e;          /* where the exponentials go, or NULL; may be x */
-    ptrdiff_t skip;   /* the element that is left out, or a negative number; its term goes to ... */
-    real *skipped;    /* ... this */
+    real *e;        /* where the exponentials go, or NULL; may be x */
+    ptrdiff_t skip; /* the element that is left out, or a negative number */
+    real lane;      /* the sum of four of its lane in its quad, without it */
     exp_frame_t frame;
-    const vec *limit; /* larger x become this, the same in all lanes; NULL: none do */
-    vec bound;        /* *limit */
+    bool limited; /* larger x become `limit`, the same in all lanes */
+    vec limit;
 } exp_sum_t;
 
-/* The lane of a quad of `count` elements at x that has element `skip`: its sum of four without that, whose term goes to
- * `skipped`. */
-FSM_OUTLINE real lane_without(const real *x, ptrdiff_t count, ptrdiff_t skip, const exp_frame_t *frame, terms_t terms,
-                               real *skipped) {
+/* Element `skip` of n at x: the sum of four of its lane in its quad, without it; its own term goes to `skipped`. A
+ * negative one: 0, and there is none. */
+FSM_OUTLINE real lane_without(const real *x, ptrdiff_t n, ptrdiff_t skip, const exp_frame_t *frame, terms_t terms,
+                              real *skipped) {
+    if (skip < 0)
+        return 0;
     real s[LANES];
-    const ptrdiff_t lane = skip % LANES, left_out = skip / LANES;
+    const ptrdiff_t quad = skip / QUAD * QUAD, count = n - quad;
+    const ptrdiff_t lane = skip % LANES, left_out = (skip - quad) / LANES;
+    x += quad;
     vec_store(s, vec_set1(0));
     for (int step = 0; step < 4; step++)
         if (lane + step * LANES < count)
@@ -118,21 +122,17 @@ FSM_INLINE vec exp_quad(exp_sum_t *op, ptrdiff_t i, ptrdiff_t count, const terms
     const real *x = op->x + i;
     real *e = op->e ? op->e + i : NULL;
     const vec zero = vec_set1(0);
-    const bool skips = op->skip >= i && op->skip < i + count;
     vec sum = zero;
-    real lane = 0;
-    if (skips) /* before x is overwritten */
-        lane = lane_without(x, count, op->skip - i, &op->frame, terms, op->skipped);
     if (count == QUAD) {
         FSM_EACH_REGISTER(j) {
             vec s[4];
             FSM_UNROLL
             for (int step = 0; step < 4; step++)
                 s[step] = load_register(x + step * LANES, j);
-            if (op->limit) {
+            if (op->limited) {
                 FSM_UNROLL
                 for (int step = 0; step < 4; step++)
-                    s[step] = vec_min(s[step], op->bound);
+                    s[step] = vec_min(s[step], op->limit);
             }
             if (terms != GIVEN)
                 exp_four(s, &op->frame, terms == EXP_SPECIAL);
@@ -148,8 +148,8 @@ FSM_INLINE vec exp_quad(exp_sum_t *op, ptrdiff_t i, ptrdiff_t count, const terms
         for (int step = 0; step * LANES < count; step++) {
             const ptrdiff_t left = count - step * LANES;
             vec a = load_rest(x + step * LANES, left, none);
-            if (op->limit)
-                a = vec_min(a, op->bound);
+            if (op->limited)
+                a = vec_min(a, op->limit);
             if (terms != GIVEN)
                 a = exp_block(a, op->frame, terms == EXP_SPECIAL);
             if (e && left < LANES)
@@ -160,7 +160,7 @@ FSM_INLINE vec exp_quad(exp_sum_t *op, ptrdiff_t i, ptrdiff_t count, const terms
         }
         sum = add_four(s[0], s[1], s[2], s[3]);
     }
-    return skips ? set_lane(sum, (op->skip - i) % LANES, lane) : sum;
+    return op->skip >= i && op->skip < i + count ? set_lane(sum, op->skip % LANES, op->lane) : sum;
 }
 
 FSM_INLINE vec exp_quad_fast(void *op, ptrdiff_t i, ptrdiff_t count) {
@@ -175,24 +175,28 @@ FSM_INLINE vec exp_quad_given(void *op, ptrdiff_t i, ptrdiff_t count) {
     return exp_quad(op, i, count, GIVEN);
 }
 
-/* Up to FSM_CHUNK exponentials of a row. */
+/* Up to FSM_CHUNK exponentials of a row, which go to `e` unless that is NULL (it may be x), and their sum without that
+ * of element `skip`, which goes to `skipped`, unless skip is negative. `limit`, unless it is NULL, the same in all
+ * lanes: larger x become that. */
 FSM_OUTLINE fsm_sum sum_exp(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
-                             const exp_frame_t *frame, const vec *limit) {
-    exp_sum_t op = {x, e, skip, skipped, *frame, limit, limit ? uniform(*limit) : vec_set1(0)};
+                            const exp_frame_t *frame, const vec *limit) {
+    exp_sum_t op = {x, e, skip, lane_without(x, n, skip, frame, EXP, skipped), *frame, limit, vec_set1(0)};
     op.frame.magic = uniform(frame->magic);
     op.frame.low = uniform(frame->low);
+    if (limit)
+        op.limit = uniform(*limit);
     return sum_row(n, &op, exp_quad_fast);
 }
 
 FSM_OUTLINE fsm_sum sum_exp_special(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
-                                     const exp_frame_t *frame) {
-    exp_sum_t op = {x, e, skip, skipped, *frame, NULL, vec_set1(0)};
+                                    const exp_frame_t *frame) {
+    exp_sum_t op = {x, e, skip, lane_without(x, n, skip, frame, EXP_SPECIAL, skipped), *frame, false, vec_set1(0)};
     return sum_row(n, &op, exp_quad_special);
 }
 
 /* Up to FSM_CHUNK numbers as they are. */
 FSM_OUTLINE fsm_sum sum_given(const real *x, ptrdiff_t n, ptrdiff_t skip, real *skipped) {
-    exp_sum_t op = {x, NULL, skip, skipped, {.magic = vec_set1(0)}, NULL, vec_set1(0)};
+    exp_sum_t op = {.x = x, .skip = skip, .lane = lane_without(x, n, skip, NULL, GIVEN, skipped)};
     return sum_row(n, &op, exp_quad_given);
 }
 
