@@ -222,7 +222,12 @@ FSM_OUTLINE void log_sum_chunk(const batch_t *b, ptrdiff_t r, ptrdiff_t begin, p
     const bool plain = kind == SUMS || kind == KEPT;
     real *to = plain ? kind == KEPT ? kept_at(b, r) : NULL : w ? x : spare; /* the exponentials */
     const ptrdiff_t skip = plain ? index : -1;
-    others = special ? sum_exp_special(x, to, n, skip, &e, &frame) : sum_exp(x, to, n, skip, &e, &frame, NULL);
+    if (special)
+        others = sum_exp_special(x, to, n, skip, &e, &frame);
+    else if (to)
+        others = sum_exp_kept(x, to, n, skip, &e, &frame);
+    else
+        others = sum_exp(x, n, skip, &e, &frame);
     if (kind == WEIGHTED) {
         for (ptrdiff_t i = 0; i < n; i++)
             x[i] *= w[i];

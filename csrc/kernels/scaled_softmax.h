@@ -51,6 +51,11 @@ FSM_OUTLINE void scaled_rows_of(scaled_rows_t *s, const log_sum_t *sum, const do
     for (int j = 0; j < count; j++) {
         scaled_divisor(sums[j], factors[j], &s->hi[j], &s->lo[j], &s->unit[j], &s->off[j]);
         s->fill[j] = QUIET_NAN_BITS;
+        if (s->infinite[j]) { /* an infinity wherever e is not 0, before y is rounded to what it is stored as */
+            s->hi[j] = (real)INFINITY;
+            s->lo[j] = s->unit[j] = 0;
+            s->off[j] = (real)copysign(0, f[j]);
+        }
     }
     for (int j = 0; j < LANES; j++)
         s->own.index[j] = -1;
@@ -68,7 +73,7 @@ static void add_c_to_scaled_rows(scaled_rows_t *s, const log_sum_t *sum, const d
         s->filled[j] |= s->infinite[j];
         s->infinite[j] = false;
         if (!s->filled[j])
-            sum_reciprocal(all, f[j] * fsm_two_to(power - Y_POWER), &s->hi[j], &s->lo[j]);
+            sum_reciprocal(scaled(all, fsm_two_to(Y_POWER - power)), f[j], &s->hi[j], &s->lo[j]);
         s->c_factor[j] = (real)(c_scale * fsm_two_to(power));
         s->unit[j] = (real)(MIN_NORMAL * fsm_two_to(power - 1));
     }

@@ -130,8 +130,13 @@ static fsm_sum softmax_sum_row(const real *x, real *e, ptrdiff_t n, const softma
     fsm_sum sum = {0, 0};
     for (ptrdiff_t c = 0; c < n; c += FSM_CHUNK) {
         const ptrdiff_t count = fsm_min(n - c, FSM_CHUNK);
-        const fsm_sum chunk = plan->special ? sum_exp_special(x + c, e + c, count, -1, NULL, &plan->frame)
-                                            : sum_exp(x + c, e + c, count, -1, NULL, &plan->frame, limit);
+        fsm_sum chunk;
+        if (plan->special)
+            chunk = sum_exp_special(x + c, e + c, count, -1, NULL, &plan->frame);
+        else if (limit)
+            chunk = sum_exp_limited(x + c, e + c, count, &plan->frame, *limit);
+        else
+            chunk = sum_exp_kept(x + c, e + c, count, -1, NULL, &plan->frame);
         sum = sum_merge(sum, chunk);
     }
     return sum;
@@ -386,7 +391,7 @@ static void softmax_sum_chunks(const batch_t *b, void *op, ptrdiff_t begin, ptrd
         chunk->special = plan.special;
         chunk->shifted = isfinite(plan.row_max) && !in_direct_range(plan.row_max * b->beta.hi);
         chunk->sum = plan.special || fold->frame ? sum_exp_special(x, NULL, count, -1, NULL, &plan.frame)
-                                                 : sum_exp(x, NULL, count, -1, NULL, &plan.frame, NULL);
+                                                 : sum_exp(x, count, -1, NULL, &plan.frame);
     }
 }
 
@@ -477,9 +482,9 @@ static bool softmax_long_kept(const batch_t *b) {
             if (!in_direct_range(max * b->beta.hi) || !((max - first.row_max) * b->beta.hi <= GUESS_HIGH))
                 return false;
             of_chunk = plan.special ? sum_exp_special(x, e, count, -1, NULL, &first.frame)
-                                    : sum_exp(x, e, count, -1, NULL, &first.frame, NULL);
+                                    : sum_exp_kept(x, e, count, -1, NULL, &first.frame);
         } else {
-            of_chunk = sum_exp(x, e, count, -1, NULL, &first.frame, &limit);
+            of_chunk = sum_exp_limited(x, e, count, &first.frame, limit);
             searched = has_subnormal_at(x, count, &looked_at);
             if (!(of_chunk.hi < E_FACTOR * fsm_two_to(MAX_ABOVE_RAISED - 1)))
                 return false;

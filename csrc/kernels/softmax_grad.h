@@ -263,6 +263,10 @@ FSM_OUTLINE double special_sum(const batch_t *b, ptrdiff_t r, gradient_t of) {
 /* exp(logp) * sum. */
 FSM_ALWAYS_INLINE double special_product(real logp, double sum) {
     const double half = logp / 2.0, root = half <= 0 ? fsm_exp(half) : 1 / fsm_exp(-half);
+    if (half < -700) { /* where fsm_exp() gives 0; a large sum makes up for as much as exp(-709) */
+        const double quarter = fsm_exp(half / 2);
+        return quarter * (quarter * (quarter * (sum * quarter)));
+    }
     return root * sum * root;
 }
 

@@ -86,12 +86,12 @@ typedef enum { EXP, EXP_SPECIAL, GIVEN } terms_t;
 
 typedef struct {
     const real *x;
-    real *e;        /* where the exponentials go, or NULL; may be x */
-    ptrdiff_t skip; /* the element that is left out, or a negative number */
-    real lane;      /* the sum of four of its lane in its quad, without it */
+    real *e;        /* where the exponentials go; may be x */
+    ptrdiff_t quad; /* where the quad begins of which an element is left out, or a negative number */
+    ptrdiff_t skip; /* that element's lane, whose sum of four without it is ... */
+    real lane;      /* ... this */
     exp_frame_t frame;
-    bool limited; /* larger x become `limit`, the same in all lanes */
-    vec limit;
+    vec limit; /* larger x become this, the same in all lanes */
 } exp_sum_t;
 
 /* Element `skip` of n at x: the sum of four of its lane in its quad, without it; its own term goes to `skipped`. A
@@ -117,10 +117,11 @@ FSM_OUTLINE real lane_without(const real *x, ptrdiff_t n, ptrdiff_t skip, const 
     return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
-FSM_INLINE vec exp_quad(exp_sum_t *op, ptrdiff_t i, ptrdiff_t count, const terms_t terms) {
+FSM_INLINE vec exp_quad(const exp_sum_t *op, ptrdiff_t i, ptrdiff_t count, const terms_t terms, const bool stores,
+                        const bool limited) {
     const real none = terms == GIVEN ? 0 : -(real)INFINITY;
     const real *x = op->x + i;
-    real *e = op->e ? op->e + i : NULL;
+    real *e = op->e + i;
     const vec zero = vec_set1(0);
     vec sum = zero;
     if (count == QUAD) {
@@ -129,18 +130,15 @@ FSM_INLINE vec exp_quad(exp_sum_t *op, ptrdiff_t i, ptrdiff_t count, const terms
             FSM_UNROLL
             for (int step = 0; step < 4; step++)
                 s[step] = load_register(x + step * LANES, j);
-            if (op->limited) {
-                FSM_UNROLL
-                for (int step = 0; step < 4; step++)
-                    s[step] = vec_min(s[step], op->limit);
-            }
+            FSM_UNROLL
+            for (int step = 0; limited && step < 4; step++)
+                s[step] = vec_min(s[step], op->limit);
             if (terms != GIVEN)
                 exp_four(s, &op->frame, terms == EXP_SPECIAL);
-            if (e) {
-                FSM_UNROLL
-                for (int step = 0; step < 4; step++)
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++)
+                if (stores)
                     store_register(e + step * LANES, j, s[step]);
-            }
             sum = set_register(sum, j, add_four(s[0], s[1], s[2], s[3]));
         }
     } else {
@@ -148,56 +146,86 @@ FSM_INLINE vec exp_quad(exp_sum_t *op, ptrdiff_t i, ptrdiff_t count, const terms
         for (int step = 0; step * LANES < count; step++) {
             const ptrdiff_t left = count - step * LANES;
             vec a = load_rest(x + step * LANES, left, none);
-            if (op->limited)
+            if (limited)
                 a = vec_min(a, op->limit);
             if (terms != GIVEN)
                 a = exp_block(a, op->frame, terms == EXP_SPECIAL);
-            if (e && left < LANES)
+            if (stores && left < LANES)
                 vec_store_n(e + step * LANES, left, a);
-            else if (e)
+            else if (stores)
                 vec_store(e + step * LANES, a);
             s[step] = a;
         }
         sum = add_four(s[0], s[1], s[2], s[3]);
     }
-    return op->skip >= i && op->skip < i + count ? set_lane(sum, op->skip % LANES, op->lane) : sum;
+    return i == op->quad ? set_lane(sum, op->skip, op->lane) : sum;
 }
 
-FSM_INLINE vec exp_quad_fast(void *op, ptrdiff_t i, ptrdiff_t count) {
-    return exp_quad(op, i, count, EXP);
+FSM_INLINE vec quad_of_sum(void *op, ptrdiff_t i, ptrdiff_t count) {
+    return exp_quad(op, i, count, EXP, false, false);
 }
 
-FSM_INLINE vec exp_quad_special(void *op, ptrdiff_t i, ptrdiff_t count) {
-    return exp_quad(op, i, count, EXP_SPECIAL);
+FSM_INLINE vec quad_of_kept(void *op, ptrdiff_t i, ptrdiff_t count) {
+    return exp_quad(op, i, count, EXP, true, false);
 }
 
-FSM_INLINE vec exp_quad_given(void *op, ptrdiff_t i, ptrdiff_t count) {
-    return exp_quad(op, i, count, GIVEN);
+FSM_INLINE vec quad_of_limited(void *op, ptrdiff_t i, ptrdiff_t count) {
+    return exp_quad(op, i, count, EXP, true, true);
 }
 
-/* Up to FSM_CHUNK exponentials of a row, which go to `e` unless that is NULL (it may be x), and their sum without that
- * of element `skip`, which goes to `skipped`, unless skip is negative. `limit`, unless it is NULL, the same in all
- * lanes: larger x become that. */
-FSM_OUTLINE fsm_sum sum_exp(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
-                            const exp_frame_t *frame, const vec *limit) {
-    exp_sum_t op = {x, e, skip, lane_without(x, n, skip, frame, EXP, skipped), *frame, limit, vec_set1(0)};
-    op.frame.magic = uniform(frame->magic);
-    op.frame.low = uniform(frame->low);
-    if (limit)
-        op.limit = uniform(*limit);
-    return sum_row(n, &op, exp_quad_fast);
+FSM_INLINE vec quad_of_special(void *op, ptrdiff_t i, ptrdiff_t count) {
+    return exp_quad(op, i, count, EXP_SPECIAL, true, false);
 }
 
+FSM_INLINE vec quad_of_given(void *op, ptrdiff_t i, ptrdiff_t count) {
+    return exp_quad(op, i, count, GIVEN, false, false);
+}
+
+static exp_sum_t exp_sum_of(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
+                            const exp_frame_t *frame, terms_t terms) {
+    exp_sum_t op = {.x = x, .e = e, .quad = skip < 0 ? -1 : skip / QUAD * QUAD, .skip = skip % LANES};
+    op.lane = lane_without(x, n, skip, frame, terms, skipped);
+    if (frame) {
+        op.frame = *frame;
+        op.frame.magic = uniform(frame->magic);
+        op.frame.low = uniform(frame->low);
+    }
+    return op;
+}
+
+/* The sum of up to FSM_CHUNK exponentials of a row, without that of element `skip`, which goes to `skipped`, unless skip
+ * is negative. */
+FSM_OUTLINE fsm_sum sum_exp(const real *x, ptrdiff_t n, ptrdiff_t skip, real *skipped, const exp_frame_t *frame) {
+    exp_sum_t op = exp_sum_of(x, NULL, n, skip, skipped, frame, EXP);
+    return sum_row(n, &op, quad_of_sum);
+}
+
+/* That sum, and the exponentials, which go to `e`; it may be x. */
+FSM_OUTLINE fsm_sum sum_exp_kept(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
+                                 const exp_frame_t *frame) {
+    exp_sum_t op = exp_sum_of(x, e, n, skip, skipped, frame, EXP);
+    return sum_row(n, &op, quad_of_kept);
+}
+
+/* All of them; x larger than `limit`, which is the same in all lanes, become that. */
+FSM_OUTLINE fsm_sum sum_exp_limited(const real *x, real *e, ptrdiff_t n, const exp_frame_t *frame, vec limit) {
+    exp_sum_t op = exp_sum_of(x, e, n, -1, NULL, frame, EXP);
+    op.limit = uniform(limit);
+    return sum_row(n, &op, quad_of_limited);
+}
+
+/* Exponentials off the fast path; `e` may be NULL. */
 FSM_OUTLINE fsm_sum sum_exp_special(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip, real *skipped,
                                     const exp_frame_t *frame) {
-    exp_sum_t op = {x, e, skip, lane_without(x, n, skip, frame, EXP_SPECIAL, skipped), *frame, false, vec_set1(0)};
-    return sum_row(n, &op, exp_quad_special);
+    real room[FSM_CHUNK];
+    exp_sum_t op = exp_sum_of(x, e ? e : room, n, skip, skipped, frame, EXP_SPECIAL);
+    return sum_row(n, &op, quad_of_special);
 }
 
 /* Up to FSM_CHUNK numbers as they are. */
 FSM_OUTLINE fsm_sum sum_given(const real *x, ptrdiff_t n, ptrdiff_t skip, real *skipped) {
-    exp_sum_t op = {.x = x, .skip = skip, .lane = lane_without(x, n, skip, NULL, GIVEN, skipped)};
-    return sum_row(n, &op, exp_quad_given);
+    exp_sum_t op = exp_sum_of(x, NULL, n, skip, skipped, NULL, GIVEN);
+    return sum_row(n, &op, quad_of_given);
 }
 
 #endif

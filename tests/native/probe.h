@@ -162,7 +162,7 @@ void FSM_OF_THIS_UNIT(probe_sums)(const real *x, ptrdiff_t n, ptrdiff_t columns,
 
     fsm_sum total = {0, 0};
     for (ptrdiff_t c = 0; columns == 0 && c < n; c += FSM_CHUNK) {
-        total = sum_merge(total, sum_exp(x + c, e + c, fsm_min(n - c, FSM_CHUNK), -1, NULL, &plan.frame, NULL));
+        total = sum_merge(total, sum_exp_kept(x + c, e + c, fsm_min(n - c, FSM_CHUNK), -1, NULL, &plan.frame));
         sums[0] = total;
     }
 
