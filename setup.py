@@ -27,7 +27,14 @@ ISA_FLAGS = {
 MSVC_ISA_FLAGS = {"avx512": ["/arch:AVX512"], "avx2": ["/arch:AVX2"]}
 PORTABLE_ISAS = ["base", "scalar"]
 PRECISIONS = ["f32", "f64"]
-PORTABLE_SOURCES = ["csrc/dispatch.c", "csrc/cpu.c", "csrc/threads.c", "csrc/longdouble.c"]
+PORTABLE_SOURCES = [
+    "csrc/dispatch.c",
+    "csrc/cpu.c",
+    "csrc/longdouble.c",
+    "csrc/pool/pool.c",
+    "csrc/pool/split.c",
+    "csrc/pool/num_threads.c",
+]
 
 COMPILED = ["_call", "_check", "_grad", "_logsumexp", "_loss", "_softmax"]
 

@@ -45,7 +45,7 @@ def native():
     if command is None or os.name != "posix":
         return None
     library = ROOT / f"build/bench/{isa}.so"
-    sources = [ROOT / f"csrc/isa/{isa}.c", ROOT / "csrc/threads.c", NATIVE / "yardsticks.c"]
+    sources = [ROOT / f"csrc/isa/{isa}.c", *(ROOT / "csrc/pool").glob("*.c"), NATIVE / "yardsticks.c"]
     newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").rglob("*.[chd]*"), *NATIVE.iterdir()])
     if not library.exists() or library.stat().st_mtime < newest:
         library.parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@
 #endif
 
 /* A row is summed in chunks of this many elements; the order of summation, and so the bits of every
- * result, depends on it (kernels/passes.h). */
+ * result, depends on it (kernels/nt_store.h). */
 #define FSM_CHUNK 2048
 
 /* As many dimensions as a NumPy array can have. */
@@ -130,9 +130,9 @@ typedef struct {
     double flush_below;       /* results of softmax below this become 0 (long double, which it cannot hold: if > 0) */
     fsm_loss loss;
 
-    bool beyond_caches;    /* more than the caches hold: results go past them, where they replace nothing (kernels/passes.h) */
-    bool divisible; /* the kernel shares long rows (fsm_parallel_for) */
-    int helpers;    /* threads that may take pieces of a row; set by fsm_run() */
+    bool beyond_caches; /* more than the caches hold: results go past them, where they replace nothing (kernels/nt_store.h) */
+    bool divisible; /* threads may take chunks of a row (fsm_parallel_for) */
+    int helpers;    /* so many others may take them now; set by fsm_run() */
 } fsm_args;
 
 /* Computes work units [begin, end): rows, or strips of FSM_LANES(dtype) columns, in C order of the other dimensions.
@@ -144,7 +144,7 @@ typedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
 #define FSM_LANES(dtype) ((dtype) == FSM_F32 ? 32 : 16)
 
 /* Rows of up to so many blocks are short: kernels take several at a time. Their sum is a single step of each lane
- * (kernels/passes.h). Rows of three blocks take four. */
+ * (kernels/sum.h). Rows of three blocks take four. */
 #define FSM_MAX_BLOCKS 4
 
 /* Strips of so many columns, the last of which may be narrower. */
@@ -194,19 +194,24 @@ extern const char fsm_compiler[];
 /* longdouble.c: the operations in long double. They take any storage, but rows only: columns == 0. */
 extern fsm_kernel *const fsm_longdouble_kernels[FSM_OPS];
 
-/* threads.c */
+/* pool/pool.c */
 
-/* Pieces [begin, end) of something that a kernel shares among threads. */
-typedef void fsm_piece(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+/* All units, on at most so many threads; false: out of memory. */
+bool fsm_run(fsm_kernel *kernel, fsm_args *args, int dtype, int threads);
 
-/* All `count` of them, each `work` bytes. For kernels: on the calling thread alone, unless args->helpers. */
-void fsm_parallel_for(const fsm_args *args, fsm_piece *piece, const void *context, ptrdiff_t count, ptrdiff_t work,
-               void *scratch);
+/* Computes a task: [begin, end) of what is cut into tasks. */
+typedef void fsm_task(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch);
 
+/* For kernels: `count` chunks of a row, each `work` bytes; on the calling thread alone, unless args->helpers. */
+void fsm_parallel_for(const fsm_args *args, fsm_task *task, const void *context, ptrdiff_t count, ptrdiff_t work,
+                      void *scratch);
+
+/* pool/split.c */
 ptrdiff_t fsm_units(const fsm_args *args, int dtype);
-bool fsm_run(fsm_kernel *kernel, fsm_args *args, int dtype, int threads); /* all units; false: out of memory */
-int fsm_useful_threads(const fsm_args *args, int dtype);                  /* 1 for small work */
-int fsm_cpu_count(void);                                                  /* CPUs that the calling thread may run on */
+int fsm_useful_threads(const fsm_args *args, int dtype); /* 1 for small work */
+
+/* pool/num_threads.c */
+int fsm_cpu_count(void);                 /* CPUs that the calling thread may run on */
 int fsm_num_threads(void);               /* that a call takes unless it says otherwise */
 void fsm_set_num_threads(int threads);   /* 0: as many as there are CPUs ... */
 void fsm_limit_num_threads(int threads); /* ... but at most these */

@@ -69,7 +69,7 @@ def isa_flags(machine):
 def build_pool(directory, *flags):
     """tests/native/pool.c; the path of the program."""
     program = Path(directory) / "pool"
-    sources = [ROOT / "tests/native/pool.c", ROOT / "csrc/threads.c"]
+    sources = [ROOT / "tests/native/pool.c", *sorted((ROOT / "csrc/pool").glob("*.c"))]
     common = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
     subprocess.run([*TOOLCHAINS["gcc"][0], *common, *flags, *sources, "-lm", "-lpthread", "-o", program], check=True)
     return program

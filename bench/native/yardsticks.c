@@ -1,4 +1,4 @@
-/* What no implementation can beat, shared among threads by the pool that the kernels use (csrc/threads.c). */
+/* What no implementation can beat, shared among threads by the pool that the kernels use (csrc/pool/). */
 #include "fsm.h"
 
 #include <string.h>

@@ -1,4 +1,4 @@
-/* csrc/threads.c under stress and without Python, so that ThreadSanitizer sees all of it.
+/* csrc/pool/ under stress and without Python, so that ThreadSanitizer sees all of it.
  *
  *   pool callers N      N threads call at once, over and over
  *   pool fork           fork while other threads call; the child calls too
@@ -39,15 +39,15 @@ static void count_units(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, vo
         die("two threads have one scratch");
 }
 
-/* The same for pieces of a long row, as many as ignore_index says; twice, as kernels sweep twice. */
-static void count_pieces(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+/* Counts the chunks of a long row, as many as ignore_index says; twice, as kernels pass over a row twice. */
+static void count_chunks(const void *context, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     count_units(context, begin, end, scratch);
 }
 
-static void sweep_twice(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+static void pass_twice(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     for (ptrdiff_t row = begin; row < end; row++)
-        for (int sweep = 0; sweep < 2; sweep++)
-            fsm_parallel_for(args, count_pieces, args, args->loss.ignore_index, 8192, scratch);
+        for (int pass = 0; pass < 2; pass++)
+            fsm_parallel_for(args, count_chunks, args, args->loss.ignore_index, 8192, scratch);
 }
 
 static fsm_args args_of(const void *x, void *y, ptrdiff_t n, ptrdiff_t units) {
@@ -70,15 +70,15 @@ static void run_one(unsigned *seed) {
         if (counts[i] != (i < units))
             die("a unit was not computed exactly once");
 
-    unsigned char pieces[MAX_UNITS + 1] = {0};
-    fsm_args row = args_of(work, pieces, 1000000, 1);
+    unsigned char chunks[MAX_UNITS + 1] = {0};
+    fsm_args row = args_of(work, chunks, 1000000, 1);
     row.divisible = true;
     row.loss.ignore_index = units;
-    if (!fsm_run(sweep_twice, &row, FSM_F32, 1 + rand_r(seed) % 6))
+    if (!fsm_run(pass_twice, &row, FSM_F32, 1 + rand_r(seed) % 6))
         die("no memory");
     for (ptrdiff_t i = 0; i < MAX_UNITS + 1; i++)
-        if (pieces[i] != 2 * (i < units))
-            die("a piece was not computed once in each sweep");
+        if (chunks[i] != 2 * (i < units))
+            die("a chunk was not computed once in each pass");
     if (rand_r(seed) % 64 == 0)
         usleep(300); /* workers fall asleep */
 }
