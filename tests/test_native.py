@@ -185,9 +185,9 @@ def lanewise(function, dtype):
     return {
         "load": lambda a, b, c: a,
         "store": lambda a, b, c: a,
-        "stream": lambda a, b, c: a,
-        "stream_end": lambda a, b, c: a,
-        "stream_line": lambda a, b, c: a[: 64 // a.itemsize],
+        "nt_store": lambda a, b, c: a,
+        "nt_end": lambda a, b, c: a,
+        "nt_store_line": lambda a, b, c: a[: 64 // a.itemsize],
         "set1": lambda a, b, c: np.full_like(a, a[0]),
         "add": lambda a, b, c: a + b,
         "sub": lambda a, b, c: a - b,
@@ -210,9 +210,9 @@ def lanewise(function, dtype):
 LANEWISE = [
     "load",
     "store",
-    "stream",
-    "stream_end",
-    "stream_line",
+    "nt_store",
+    "nt_end",
+    "nt_store_line",
     "set1",
     "add",
     "sub",
@@ -331,7 +331,7 @@ def test_first_equal_lane(driver, dtype):
 # ---- squares
 
 
-def test_squares_are_turned(driver, dtype):
+def test_squares_are_transposed(driver, dtype):
     """Rows that follow each other, that are apart, that share numbers, and that begin between two of the size."""
     size = np.dtype(dtype).itemsize
     side = 32 // size
@@ -339,7 +339,7 @@ def test_squares_are_turned(driver, dtype):
     steps = [side * size, (side + 1) * size, (side + 3) * size, size, 0, side * size + 1]
     a, b, c = numbers.reshape(3, -1)
     for isa in driver.isas():
-        got = np.frombuffer(driver.vec("turn", isa, dtype, [(step, a, b, c) for step in steps]), dtype)
+        got = np.frombuffer(driver.vec("transpose", isa, dtype, [(step, a, b, c) for step in steps]), dtype)
         for square, step in zip(got.reshape(-1, side, side), steps, strict=True):
             rows = [np.frombuffer(numbers.tobytes()[i * step :], dtype, side) for i in range(side)]
             assert_same_bits(square, np.array(rows).T, f"{isa}: {step} bytes apart")
@@ -489,7 +489,7 @@ def test_rounding_to_odd(driver):
 
 
 def scalar_inputs(function):
-    """Magnitudes of every kind; neighbours of where a step of csrc/scalar_math.h changes."""
+    """Magnitudes of every kind; neighbours of where a step of csrc/math/scalar_math.h changes."""
     rng = np.random.default_rng(0)
     if function == "exp":
         steps = -np.log(2) * (np.arange(1, 1009) - 0.5)  # the nearest power of two changes
@@ -616,7 +616,7 @@ def test_sums_of_rows_side_by_side(driver, dtype, parts):
 
 
 def defined_sum(e):
-    """The sum of a row's exponentials as (hi, lo), as csrc/kernels/passes.h defines it, bit for bit."""
+    """The sum of a row's exponentials as (hi, lo), as csrc/kernels/sum.h defines it, bit for bit."""
     lanes = 128 // e.itemsize
     total = np.zeros(1), np.zeros(1)
     for start in range(0, len(e), 2048):
@@ -649,8 +649,8 @@ def test_order_of_summation(driver, dtype, n):
 
 
 def test_every_function_of_the_contract_is_tested():
-    declared = re.findall(r"\bvec_(\w+)\(", (ROOT / "csrc/vec.h").read_text())
+    declared = re.findall(r"\bvec_(\w+)\(", (ROOT / "csrc/simd/vec.h").read_text())
     halves = ["load_f16", "store_f16", "load_bf16", "store_bf16"]
-    one_by_one = ["load_n", "store_n", "turn", "hmax", "any_lt", "find_eq", *halves, "acc_fold_parts"]
+    one_by_one = ["load_n", "store_n", "transpose", "hmax", "any_lt", "find_eq", *halves, "acc_fold_parts"]
     tested = [*LANEWISE, *PARTS, *SUMS, *one_by_one]
     assert sorted(declared) == sorted(tested)

@@ -45,19 +45,19 @@ size_t FSM_OF_THIS_UNIT(probe)(const char *function, const real *a, const real *
         vec_store(out, va);
         return LANES * sizeof(real);
     }
-    if (IS(stream) || IS(stream_end)) { /* the driver's `result` begins a cache line */
+    if (IS(nt_store) || IS(nt_end)) { /* the driver's `result` begins a cache line */
         vec_nt_store(out, va);
         vec_nt_end();
         return LANES * sizeof(real);
     }
-    if (IS(stream_line)) {
+    if (IS(nt_store_line)) {
         _Alignas(64) real line[64 / sizeof(real)];
         memcpy(line, a, sizeof line);
         vec_nt_store_line(out, line);
         vec_nt_end();
         return sizeof line;
     }
-    if (IS(turn)) { /* SIDE rows, n bytes apart, of a, b and c, to rows that are packed */
+    if (IS(transpose)) { /* SIDE rows, n bytes apart, of a, b and c, to rows that are packed */
         real rows[3 * LANES];
         vec_store(rows, va);
         vec_store(rows + LANES, vb);
