@@ -28,6 +28,7 @@ MSVC_ISA_FLAGS = {"avx512": ["/arch:AVX512"], "avx2": ["/arch:AVX2"]}
 PORTABLE_ISAS = ["base", "scalar"]
 PRECISIONS = ["f32", "f64"]
 PORTABLE_SOURCES = [
+    "csrc/describe.c",
     "csrc/dispatch.c",
     "csrc/cpu.c",
     "csrc/longdouble.c",

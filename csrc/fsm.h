@@ -9,13 +9,13 @@
 /* How kernels and the functions of vec.h are defined: FSM_INLINE, unless the instruction set's file asks for
  * functions that stay functions (isa/lanes.h). */
 #if defined(_MSC_VER) && !defined(__clang__)
-#define FSM_ALWAYS_INLINE  static __forceinline
-#define FSM_OUTLINE static __declspec(noinline)
+#define FSM_ALWAYS_INLINE static __forceinline
+#define FSM_OUTLINE       static __declspec(noinline)
 #define FSM_UNROLL
 #define FSM_PREFETCH(address) ((void)(address))
 #define FSM_RARELY(condition) (condition)
 #else
-#define FSM_ALWAYS_INLINE           static inline __attribute__((always_inline, unused))
+#define FSM_ALWAYS_INLINE static inline __attribute__((always_inline, unused))
 #if defined(__clang__)
 #define FSM_OUTLINE static __attribute__((noinline, unused))
 #else
@@ -80,7 +80,7 @@ typedef struct {
     char *data; /* element 0 of row 0; NULL: there is none */
     int storage;
     bool swapped;                   /* bytes in the order that is not the machine's */
-    ptrdiff_t row_stride;               /* from one column to the next; without columns, along the last other dimension */
+    ptrdiff_t row_stride;           /* from one column to the next; without columns, along the last other dimension */
     ptrdiff_t step[FSM_MAX_DIMS];   /* along each of the joined axes (but in the result of a reduction) */
     ptrdiff_t stride[FSM_MAX_DIMS]; /* along each of the other dimensions */
 } fsm_operand;
@@ -130,9 +130,10 @@ typedef struct {
     double flush_below;       /* results of softmax below this become 0 (long double, which it cannot hold: if > 0) */
     fsm_loss loss;
 
-    bool beyond_caches; /* more than the caches hold: results go past them, where they replace nothing (kernels/nt_store.h) */
-    bool divisible; /* threads may take chunks of a row (fsm_parallel_for) */
-    int helpers;    /* so many others may take them now; set by fsm_run() */
+    bool beyond_caches; /* more than the caches hold: results go past them, where they replace nothing
+                           (kernels/nt_store.h) */
+    bool divisible;     /* threads may take chunks of a row (fsm_parallel_for) */
+    int helpers;        /* so many others may take them now; set by fsm_run() */
 } fsm_args;
 
 /* Computes work units [begin, end): rows, or strips of FSM_LANES(dtype) columns, in C order of the other dimensions.

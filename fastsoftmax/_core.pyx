@@ -8,7 +8,7 @@ import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_NoMemory
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 cnp.import_array()
@@ -23,15 +23,10 @@ cdef extern from "fsm.h" nogil:
     enum:
         FSM_MAX_DIMS
         FSM_MAX_THREADS
-        FSM_MAX_BLOCKS
         FSM_OPERANDS
     ctypedef struct fsm_operand:
-        char *data
         int storage
         bint swapped
-        ptrdiff_t row_stride
-        ptrdiff_t *step
-        ptrdiff_t *stride
     ctypedef struct fsm_loss:
         double divisor
         double smoothing
@@ -41,26 +36,16 @@ cdef extern from "fsm.h" nogil:
         bint ignores
         int64_t ignore_index
     ctypedef struct fsm_args:
-        fsm_operand operands[FSM_OPERANDS]
-        int used
-        ptrdiff_t n
-        int axes
-        ptrdiff_t *length
-        ptrdiff_t columns
-        int ndim
-        ptrdiff_t *shape
         double temperature
         bint zero_if_all_neg_inf
-        bint beyond_caches
-        bint divisible
-        int helpers
         double flush_below
         fsm_loss loss
+        bint beyond_caches
+        bint divisible
     ctypedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) noexcept
     ctypedef struct fsm_isa:
         const char *name
         fsm_kernel *const *kernels[2]
-    ptrdiff_t FSM_LANES(int dtype)
     int FSM_OPS, FSM_F32, FSM_F64, FSM_X, FSM_Y, FSM_MASK, FSM_WEIGHT, FSM_SIGN, FSM_SAVED, FSM_TARGET, FSM_LOSS
     int FSM_STORAGE_f16, FSM_STORAGE_bf16, FSM_STORAGE_f32, FSM_STORAGE_f64, FSM_STORAGE_longdouble
     int FSM_STORAGE_boolean, FSM_STORAGE_i8, FSM_STORAGE_u8, FSM_STORAGE_i16, FSM_STORAGE_u16
@@ -83,6 +68,17 @@ cdef extern from "fsm.h" nogil:
     void fsm_set_num_threads(int threads)
     void fsm_limit_num_threads(int threads)
 
+cdef extern from "describe.h" nogil:
+    ctypedef struct fsm_layout:
+        const ptrdiff_t *shape
+        const ptrdiff_t *strides
+    void fsm_begin(fsm_args *args)
+    void fsm_set_operand(fsm_args *args, int which, char *data, int storage, bint swapped)
+    void fsm_describe_rows(fsm_args *args, ptrdiff_t n, ptrdiff_t rows)
+    void fsm_one_a_row(fsm_args *args, int which)
+    void fsm_describe(fsm_args *args, int ndim, const fsm_layout *layouts, uint64_t joined)
+    void fsm_choose_columns(fsm_args *args, int dtype)
+
 cdef extern from "arrays/strides.h" nogil:
     enum:
         FSM_MAX_INTEGERS
@@ -95,13 +91,6 @@ cdef ptrdiff_t STREAM_FROM = -1
 
 # From this many elements on, the GIL is released: handing it over costs about as much as computing them.
 cdef ptrdiff_t GIL_ELEMENTS = 1000
-
-# Where rows of that many bytes, gaps included, interleave, each can be gathered by itself: they are in the cache until
-# the last has been.
-cdef ptrdiff_t GATHERED_BYTES = 1 << 20
-
-# From this many columns on, longer rows are computed side by side.
-cdef ptrdiff_t MIN_COLUMNS = 8
 
 
 def ops():
@@ -180,8 +169,9 @@ cpdef normalize(
     cdef cnp.ndarray a, b = None, y
     cdef int dtype, storage, axis, threads
     cdef fsm_args args
+    cdef fsm_layout layouts[FSM_OPERANDS]
     cdef bint contiguous
-    cdef bint joined[FSM_MAX_DIMS]
+    cdef ptrdiff_t n, size
 
     if dtype_of_result is not None or where is not None or not is_plain_temperature(temperature):
         return None
@@ -207,23 +197,22 @@ cpdef normalize(
             return None
         contiguous = contiguous and cnp.PyArray_IS_C_CONTIGUOUS(b)
 
-    if cnp.PyArray_SIZE(a) == 0:
+    size = cnp.PyArray_SIZE(a)
+    if size == 0:
         return y
-    begin(&args)
+    fsm_begin(&args)
     args.temperature = temperature
-    operand(&args, FSM_X, a, storage)
-    operand(&args, FSM_Y, y, storage)
+    operand(&args, layouts, FSM_X, a, storage)
+    operand(&args, layouts, FSM_Y, y, storage)
     if b is not None:
-        operand(&args, FSM_SAVED, b, storage)
-    if axis < 0 and contiguous:
-        describe_rows(&args, cnp.PyArray_SIZE(a), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
-    elif axis == cnp.PyArray_NDIM(a) - 1 and contiguous:
-        describe_rows(&args, cnp.PyArray_DIM(a, axis), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
+        operand(&args, layouts, FSM_SAVED, b, storage)
+    if contiguous and (axis < 0 or axis == cnp.PyArray_NDIM(a) - 1):
+        n = size if axis < 0 else cnp.PyArray_DIM(a, axis)
+        fsm_describe_rows(&args, n, size // n)
     else:
-        memset(joined, axis < 0, sizeof(joined))
-        joined[max(axis, 0)] = True
-        describe(&args, dtype, a, (a, y, None, None, None, b), joined)
-    run(fsm_active_isa().kernels[dtype][op], dtype, &args, cnp.PyArray_SIZE(a), threads)
+        fsm_describe(&args, cnp.PyArray_NDIM(a), layouts, joined_along(axis))
+        fsm_choose_columns(&args, dtype)
+    run(fsm_active_isa().kernels[dtype][op], dtype, &args, size, threads)
     return y
 
 
@@ -258,50 +247,50 @@ cpdef reduce(int op, x, axis_of_x, keepdims, out, dtype_of_result, where, temper
     Returns None, and has done nothing, if the options are not the defaults (keepdims, temperature and num_threads: or
     what any call may have), or x is not a plain C-contiguous array.
     """
-    cdef cnp.ndarray a, y = None
-    cdef int dtype, axis, d, ndim = 0
+    cdef cnp.ndarray a, y = None, results
+    cdef int dtype, axis, d, storage, ndim = 0
     cdef int threads = plain_threads(num_threads)
     cdef bint keeps
-    cdef bint joined[FSM_MAX_DIMS]
     cdef cnp.npy_intp dims[FSM_MAX_DIMS]
-    cdef ptrdiff_t n, itemsize
+    cdef ptrdiff_t n, size
     cdef double scalar
     cdef fsm_args args
+    cdef fsm_layout layouts[FSM_OPERANDS]
 
     if out is not None or dtype_of_result is not None or where is not None or not is_plain_temperature(temperature):
         return None
     if threads < 0 or type(keepdims) is not bool or not is_plain(x, axis_of_x, &axis):
         return None
     a = <cnp.ndarray>x
-    if not cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_SIZE(a) == 0:
+    size = cnp.PyArray_SIZE(a)
+    if not cnp.PyArray_IS_C_CONTIGUOUS(a) or size == 0:
         return None
     dtype = FSM_F64 if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE else FSM_F32
-    itemsize = cnp.PyArray_ITEMSIZE(a)
+    storage = plain_storage(a)
     keeps = keepdims
     for d in range(cnp.PyArray_NDIM(a)):
         if keeps or not (axis < 0 or d == axis):
             dims[ndim] = 1 if axis < 0 or d == axis else cnp.PyArray_DIM(a, d)
             ndim += 1
 
-    begin(&args)
+    fsm_begin(&args)
     args.temperature = temperature
-    operand(&args, FSM_X, a, plain_storage(a))
+    operand(&args, layouts, FSM_X, a, storage)
     if ndim > 0:
         y = cnp.PyArray_EMPTY(ndim, dims, cnp.PyArray_TYPE(a), 0)
-        operand(&args, FSM_Y, y, plain_storage(a))
-    else:
-        numbers(&args, FSM_Y, <char *>&scalar, plain_storage(a), False)
     if axis < 0 or axis == cnp.PyArray_NDIM(a) - 1:
-        n = cnp.PyArray_SIZE(a) if axis < 0 else cnp.PyArray_DIM(a, axis)
-        describe_rows(&args, n, cnp.PyArray_SIZE(a), itemsize)
-        one_a_row(&args, FSM_Y, itemsize)
+        fsm_set_operand(&args, FSM_Y, cnp.PyArray_BYTES(y) if ndim > 0 else <char *>&scalar, storage, False)
+        n = size if axis < 0 else cnp.PyArray_DIM(a, axis)
+        fsm_describe_rows(&args, n, size // n)
+        fsm_one_a_row(&args, FSM_Y)
     else:
-        memset(joined, 0, sizeof(joined))
-        joined[axis] = True
         kept = list(x.shape)
         kept[axis] = 1
-        describe(&args, dtype, a, (a, y.reshape(kept)), joined)
-    run(fsm_active_isa().kernels[dtype][op], dtype, &args, cnp.PyArray_SIZE(a), threads)
+        results = y.reshape(kept)
+        operand(&args, layouts, FSM_Y, results, storage)
+        fsm_describe(&args, cnp.PyArray_NDIM(a), layouts, joined_along(axis))
+        fsm_choose_columns(&args, dtype)
+    run(fsm_active_isa().kernels[dtype][op], dtype, &args, size, threads)
     return y if ndim > 0 else PyArray_Scalar(&scalar, cnp.PyArray_DESCR(a), None)
 
 
@@ -323,6 +312,7 @@ cpdef loss_of_labels(int op, logits, target, axis_of_logits, tuple options, out,
     cdef float single
     cdef double value
     cdef fsm_args args
+    cdef fsm_layout layouts[FSM_OPERANDS]
 
     weight, ignore_index, label_smoothing, reduction, z_loss, softcap = options
     if threads < 0 or weight is not None or ignore_index is not None or softcap is not None:
@@ -357,17 +347,16 @@ cpdef loss_of_labels(int op, logits, target, axis_of_logits, tuple options, out,
     dtype = FSM_F64 if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE else FSM_F32
     losses = cnp.PyArray_EMPTY(axis, cnp.PyArray_DIMS(t), cnp.NPY_DOUBLE, 0)
     rows = cnp.PyArray_SIZE(t)
-    begin(&args)
-    args.temperature = 1
+    fsm_begin(&args)
     args.loss.divisor = args.loss.z_divisor = rows if reduction == "mean" else 1
-    operand(&args, FSM_X, a, plain_storage(a))
+    operand(&args, layouts, FSM_X, a, plain_storage(a))
     if with_grad:
-        operand(&args, FSM_Y, y, plain_storage(a))
-    operand(&args, FSM_TARGET, t, storage)
-    operand(&args, FSM_LOSS, losses, FSM_STORAGE_f64)
-    describe_rows(&args, cnp.PyArray_DIM(a, axis), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a))
-    one_a_row(&args, FSM_TARGET, cnp.PyArray_ITEMSIZE(t))
-    one_a_row(&args, FSM_LOSS, sizeof(double))
+        operand(&args, layouts, FSM_Y, y, plain_storage(a))
+    operand(&args, layouts, FSM_TARGET, t, storage)
+    operand(&args, layouts, FSM_LOSS, losses, FSM_STORAGE_f64)
+    fsm_describe_rows(&args, cnp.PyArray_DIM(a, axis), rows)
+    fsm_one_a_row(&args, FSM_TARGET)
+    fsm_one_a_row(&args, FSM_LOSS)
     run(fsm_active_isa().kernels[dtype][op], dtype, &args, cnp.PyArray_SIZE(a), threads)
 
     if reduction == "none":
@@ -483,14 +472,15 @@ def compute(
     """
     cdef cnp.ndarray a = x
     cdef fsm_args args
+    cdef fsm_layout layouts[FSM_OPERANDS]
     cdef fsm_kernel *kernel
-    cdef bint joined[FSM_MAX_DIMS]
+    cdef uint64_t joined = 0
     cdef int o
     cdef int dtype = FSM_F64 if compute_dtype == LONGDOUBLE else compute_dtype
 
     if cnp.PyArray_SIZE(a) == 0:
         return
-    begin(&args)
+    fsm_begin(&args)
     args.temperature = temperature
     args.zero_if_all_neg_inf = zero_if_all_neg_inf
     args.flush_below = flush_below
@@ -501,21 +491,30 @@ def compute(
     args.loss.softcap = softcap
     args.loss.ignores = ignore_index is not None
     args.loss.ignore_index = as_int64(ignore_index) if args.loss.ignores else 0
-    arrays = (x, y, mask, weights, sign, saved, grad, target, class_weight, losses)
-    for o, array in enumerate(arrays):
+    for o, array in enumerate((x, y, mask, weights, sign, saved, grad, target, class_weight, losses)):
         if array is not None:
-            operand(&args, o, array, storage_of(array.dtype))
-    memset(joined, 0, sizeof(joined))
+            operand(&args, layouts, o, array, storage_of(array.dtype))
     for axis in axes:
-        joined[<int>axis] = True
-    describe(&args, dtype, a, arrays, joined)
+        joined |= joined_along(axis)
+    fsm_describe(&args, cnp.PyArray_NDIM(a), layouts, joined)
     if compute_dtype == LONGDOUBLE:
-        split_columns(&args)
         args.divisible = False
         kernel = fsm_longdouble_kernels[op]
     else:
+        fsm_choose_columns(&args, dtype)
         kernel = fsm_active_isa().kernels[dtype][op]
     run(kernel, dtype, &args, cnp.PyArray_SIZE(a), threads)
+
+
+cdef void operand(fsm_args *args, fsm_layout *layouts, int which, cnp.ndarray a, int storage) noexcept:
+    fsm_set_operand(args, which, cnp.PyArray_BYTES(a), storage, not cnp.PyArray_ISNOTSWAPPED(a))
+    layouts[which].shape = <const ptrdiff_t *>cnp.PyArray_DIMS(a)
+    layouts[which].strides = <const ptrdiff_t *>cnp.PyArray_STRIDES(a)
+
+
+cdef uint64_t joined_along(int axis) noexcept:
+    """The joined dimensions, as fsm_describe() takes them; -1: all."""
+    return <uint64_t>-1 if axis < 0 else <uint64_t>1 << axis
 
 
 cdef bint streams(ptrdiff_t nbytes) noexcept:
@@ -693,165 +692,3 @@ cdef void extent(cnp.ndarray a, char **low, char **high) noexcept:
             low[0] += span
         else:
             high[0] += span
-
-
-# ---- the description of a call
-
-
-cdef void begin(fsm_args *args) noexcept:
-    cdef int o
-    for o in range(FSM_OPERANDS):
-        args.operands[o].data = NULL
-    args.used = 0
-    args.temperature = 1
-    args.zero_if_all_neg_inf = False
-    args.flush_below = 0
-    args.divisible = True
-    args.helpers = 0
-    memset(&args.loss, 0, sizeof(args.loss))
-
-
-cdef void operand(fsm_args *args, int which, cnp.ndarray a, int storage) noexcept:
-    numbers(args, which, cnp.PyArray_BYTES(a), storage, not cnp.PyArray_ISNOTSWAPPED(a))
-
-
-cdef void numbers(fsm_args *args, int which, char *data, int storage, bint swapped) noexcept:
-    args.operands[which].data = data
-    args.operands[which].storage = storage
-    args.operands[which].swapped = swapped
-    if which >= args.used:
-        args.used = which + 1
-
-
-cdef void describe_rows(fsm_args *args, ptrdiff_t n, ptrdiff_t size, ptrdiff_t itemsize) noexcept:
-    """The operands as contiguous rows, one after the other."""
-    cdef int o
-    args.n = args.length[0] = n
-    args.axes = args.ndim = 1
-    args.columns = 0
-    args.shape[0] = size // n
-    for o in range(args.used):
-        args.operands[o].step[0] = itemsize
-        args.operands[o].stride[0] = args.operands[o].row_stride = n * itemsize
-
-
-cdef void one_a_row(fsm_args *args, int which, ptrdiff_t itemsize) noexcept:
-    """An operand of rows that has one element for each."""
-    args.operands[which].step[0] = 0
-    args.operands[which].stride[0] = args.operands[which].row_stride = itemsize
-
-
-cdef void describe(fsm_args *args, int dtype, cnp.ndarray x, tuple arrays, const bint *joined):
-    """The joined axes in C order, the other dimensions in the order in which x lies in memory; both merged where they
-    can be. No dimension of x may be 0. `arrays`, in the order of the operands, are 1 long, or as long as x, along the
-    joined axes; None where there is none."""
-    cdef int ndim = cnp.PyArray_NDIM(x)
-    cdef int d, k, o, last
-    cdef ptrdiff_t length
-    cdef ptrdiff_t strides[FSM_MAX_DIMS][FSM_OPERANDS]
-    cdef ptrdiff_t own[FSM_OPERANDS]
-    cdef cnp.ndarray a
-
-    memset(strides, 0, ndim * sizeof(strides[0]))
-    for o, array in enumerate(arrays):
-        if array is None:
-            continue
-        a = array
-        for d in range(ndim):
-            strides[d][o] = cnp.PyArray_STRIDE(a, d) if cnp.PyArray_DIM(a, d) > 1 else 0
-
-    args.n = 1
-    args.axes = args.ndim = 0
-    for d in range(ndim):
-        length = cnp.PyArray_DIM(x, d)
-        if length == 1:
-            continue
-        if joined[d]:
-            args.n *= length
-            if args.axes and continues(args, strides[d], length, args.axes - 1, True):
-                args.length[args.axes - 1] *= length
-            else:
-                args.length[args.axes] = length
-                args.axes += 1
-            for o in range(args.used):
-                args.operands[o].step[args.axes - 1] = strides[d][o]
-            continue
-        # Insertion sort by the size of the stride of x, the largest first.
-        k = args.ndim
-        while k > 0 and magnitude(args.operands[FSM_X].stride[k - 1]) < magnitude(strides[d][FSM_X]):
-            args.shape[k] = args.shape[k - 1]
-            for o in range(args.used):
-                args.operands[o].stride[k] = args.operands[o].stride[k - 1]
-            k -= 1
-        args.shape[k] = length
-        for o in range(args.used):
-            args.operands[o].stride[k] = strides[d][o]
-        args.ndim += 1
-    if args.axes == 0:
-        args.axes = args.length[0] = 1
-        for o in range(args.used):
-            args.operands[o].step[0] = 0
-
-    # Merge every dimension into the one before it that continues it, in all arrays.
-    last = -1
-    for d in range(args.ndim):
-        for o in range(args.used):
-            own[o] = args.operands[o].stride[d]
-        if last >= 0 and continues(args, own, args.shape[d], last, False):
-            args.shape[last] *= args.shape[d]
-        else:
-            last += 1
-            args.shape[last] = args.shape[d]
-        for o in range(args.used):
-            args.operands[o].stride[last] = own[o]
-    args.ndim = last + 1
-
-    for o in range(args.used):
-        args.operands[o].row_stride = args.operands[o].stride[last] if last >= 0 else 0
-    args.columns = 0
-    if (last >= 0 and side_by_side(args, last, cnp.PyArray_ITEMSIZE(x))
-            and args.shape[last] >= fewest_columns(args, dtype)):
-        args.columns = args.shape[last]
-        args.ndim -= 1
-
-
-cdef bint continues(const fsm_args *args, const ptrdiff_t *strides, ptrdiff_t length, int d, bint joined) noexcept:
-    """Whether a dimension carries on, in every array, where entry d of the joined axes, or of the others, ends."""
-    cdef int o
-    for o in range(args.used):
-        if args.operands[o].data == NULL:
-            continue
-        if (args.operands[o].step[d] if joined else args.operands[o].stride[d]) != length * strides[o]:
-            return False
-    return True
-
-
-cdef bint side_by_side(const fsm_args *args, int d, ptrdiff_t itemsize) noexcept:
-    """Whether rows along dimension d lie closer to each other than the elements of a row."""
-    cdef ptrdiff_t step = magnitude(args.operands[FSM_X].step[args.axes - 1])
-    return args.n == 1 or (step != itemsize and magnitude(args.operands[FSM_X].stride[d]) < step)
-
-
-cdef ptrdiff_t fewest_columns(const fsm_args *args, int dtype) noexcept:
-    """So many rows that lie side by side are columns; fewer remain rows. Short ones then fill strips together
-    (csrc/kernels/tile.h), others are gathered one by one. Softmax along axis 1 of float32 (1000, 100, c) takes as
-    columns 6 times as long for c = 8, 2 times for 16, as long for 31; of (200, 1000, c) 3 times for c = 8, as long for
-    16, 0.7 times for 24 (AVX-512, Zen 4)."""
-    cdef ptrdiff_t strip = FSM_LANES(dtype)
-    if args.n <= FSM_MAX_BLOCKS * strip:
-        return strip
-    if args.n * magnitude(args.operands[FSM_X].step[args.axes - 1]) <= GATHERED_BYTES:
-        return strip // 2 + 1
-    return MIN_COLUMNS
-
-
-cdef void split_columns(fsm_args *args) noexcept:
-    """Columns become one more dimension, of single rows."""
-    cdef int o
-    if args.columns == 0:
-        return
-    args.shape[args.ndim] = args.columns
-    for o in range(args.used):
-        args.operands[o].stride[args.ndim] = args.operands[o].row_stride
-    args.ndim += 1
-    args.columns = 0

@@ -22,9 +22,9 @@ def polynomial(name, header):
 
 @pytest.mark.parametrize("fmt", [np.float32, np.float64])
 def test_exponential(fmt):
-    header = (ROOT / "csrc" / f"bind_f{np.dtype(fmt).itemsize * 8}.h").read_text()
+    header = (ROOT / "csrc/simd" / f"f{np.dtype(fmt).itemsize * 8}.h").read_text()
     if fmt is np.float64:  # those that kernels share with the functions of scalars
-        header += (ROOT / "csrc/scalar_math.h").read_text()
+        header += (ROOT / "csrc/math/scalar_math.h").read_text()
     expected, worst = exp_constants.constants(fmt)
     for name in ("LOG2E", "LN2", "LN2_HI", "LN2_LO"):
         written = re.search(rf"#define (?:FSM_)?{name}\s+({NUMBER})", header)[1]
@@ -37,7 +37,7 @@ def test_exponential(fmt):
 
 
 def test_logarithm():
-    header = (ROOT / "csrc/scalar_math.h").read_text()
+    header = (ROOT / "csrc/math/scalar_math.h").read_text()
     expected, worst = log_constants.constants()
     assert expected[0] == 2
     assert polynomial("LOG_POLYNOMIAL", header) == [*expected[:0:-1], 0]
@@ -45,8 +45,8 @@ def test_logarithm():
 
 
 def test_the_clamp_is_exact_for_every_reference():
-    """x = low gives an exponent field of exactly 0, for every k that a float32 row can have (kernels/math.h)."""
-    header = (ROOT / "csrc/bind_f32.h").read_text()
+    """x = low gives an exponent field of exactly 0, for every k that a float32 row can have (math/exp.h)."""
+    header = (ROOT / "csrc/simd/f32.h").read_text()
 
     def value(name):
         return np.float32(float.fromhex(re.search(rf"#define {name}\s+(\S+?)f?\s", header)[1]))

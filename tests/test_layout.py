@@ -1,19 +1,23 @@
 """The rules of the house, as far as reading files can check them."""
 
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from fnmatch import fnmatch
 
 import pytest
 from contract import GRADIENTS
-from toolchains import ROOT, isa_flags
+from toolchains import ROOT, isa_flags, setup_table
 
 from fastsoftmax import _core
 
 CSRC = ROOT / "csrc"
-PER_ISA = [path for path in CSRC.rglob("*.h") if path.name not in ("fsm.h", "kernels.h")]
 KERNELS = sorted((CSRC / "kernels").glob("*.h"))
+PRECISIONS = setup_table("PRECISIONS")
+ISA_FLAGS = setup_table("ISA_FLAGS")
+OF_OTHER_SYSTEMS = ["os_windows.h", "neon.h", "sve.h", "arm.h", "arm_turn.h"]
 ALL_C = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h", ".def"))
 
 
@@ -27,75 +31,90 @@ def listed(name):
     return re.findall(r"^(?:OP|ISA)\((\w+)", code(CSRC / name), re.MULTILINE)
 
 
-def contract(path="vec.h"):
+def contract(path="simd/vec.h"):
     return re.findall(r"^FSM_INLINE [\w ]+?(vec_\w+)\(", code(CSRC / path), re.MULTILINE)
 
 
 def test_every_op_has_its_kernel_its_function_and_its_test():
     assert listed("ops.def") == list(_core.ops())
+    kernels = {path: code(path) for path in KERNELS}
     for op in listed("ops.def"):
-        file = "gradients" if op in GRADIENTS else op
-        assert f"static void FN({op})(" in code(CSRC / f"kernels/{file}.h")
+        homes = [path for path, text in kernels.items() if f"static void {op}(const fsm_args *args" in text]
+        assert len(homes) == 1, op
+        assert f'#include "{homes[0].name}"' in code(CSRC / "kernels/table.h")
         assert f"static void {op}(" in code(CSRC / "longdouble.c")
-        assert f'#include "{file}.h"' in code(CSRC / "kernels/all.h")
-        assert (ROOT / f"tests/test_{file}.py").exists()
+        assert (ROOT / f"tests/test_{'gradients' if op in GRADIENTS else op}.py").exists()
         assert any(f"def {op}(" in path.read_text() for path in (ROOT / "fastsoftmax").glob("_*.py"))
 
 
 def test_every_isa_has_its_file_its_flags_and_its_cpu_check():
     for isa in listed("isa.def"):
-        assert (CSRC / f"isa/{isa}.c").exists()
+        assert all((CSRC / f"isa/{isa}_{precision}.c").exists() for precision in PRECISIONS)
+        assert (CSRC / f"simd/{isa}.h").exists()
         assert f"bool fsm_cpu_{isa}(void)" in code(CSRC / "cpu.c")
     built = {isa for machine in ("x86_64", "aarch64") for isa in isa_flags(machine)}
     assert built == set(listed("isa.def")) - {"sve"}  # not in wheels yet
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f64"])
-def test_bindings_name_the_whole_contract(dtype):
-    bound = re.findall(rf"#define (vec_\w+)\s+v{dtype}_(\w+)", code(CSRC / f"bind_{dtype}.h"))
-    assert all(name == f"vec_{target}" for name, target in bound)
-    assert [name for name, _ in bound] == ["vec_acc", *contract()]
+def test_both_precisions_define_the_same_names():
+    defined = [
+        re.findall(r"#define (\w+)|^FSM_INLINE \w+ (\w+)\(", code(CSRC / f"simd/{precision}.h"), re.MULTILINE)
+        for precision in PRECISIONS
+    ]
+    names = [{name for pair in found for name in pair if name} - {"FSM_F32_H", "FSM_F64_H"} for found in defined]
+    assert names[0] == names[1]
 
 
-def test_unbind_undoes_the_bindings():
-    defined = [set(re.findall(r"#define (\w+)", code(CSRC / f"bind_{dtype}.h"))) for dtype in ("f32", "f64")]
-    undone = set(re.findall(r"#undef (\w+)", code(CSRC / "unbind.h")))
-    assert defined[0] == defined[1] == undone
-
-
-def test_vector_files_define_the_contract():
-    for path in [*(CSRC / "isa").glob("*.c"), CSRC / "isa/lanes.h"]:
-        text = code(path)
-        if '#include "lanes.h"' in text:
+def test_headers_have_guards_and_include_what_they_use():
+    """Each compiles alone, and no two include each other."""
+    flags = {"avx": ISA_FLAGS["x86_64"]["avx512"] + ["-mf16c"], "x86": ISA_FLAGS["x86_64"]["avx2"]}
+    for path in sorted(CSRC.rglob("*.h")):
+        guards = re.findall(r"^#ifndef (FSM_\w+_H)\n#define \1$", path.read_text(), re.MULTILINE)
+        assert len(guards) == 1 or path.name == "fsm.h", path
+        assert not includes_itself(path), path
+        if os.uname().machine != "x86_64" or shutil.which("gcc") is None or path.name in OF_OTHER_SYSTEMS:
             continue
-        text = re.sub(r'#include "(\w+\.h)"', lambda included: code(CSRC / "isa" / included[1]), text)
-        for dtype in ("vf32", "vf64"):
-            defined = re.findall(rf"FSM_INLINE \w+ ({dtype}_\w+)\(", text)
-            wanted = set(contract()) - (set() if "#define FSM_HAS_PARTS" in text else set(contract("parts.h")))
-            assert sorted(defined) == sorted(name.replace("vec", dtype) for name in wanted), path
+        extra = next((value for key, value in flags.items() if path.name.startswith(key)), [])
+        command = ["gcc", "-std=gnu11", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}", *extra]
+        # An unused static function is no fault of a header; the main file is another, so that it is one.
+        subprocess.run([*command, "-x", "c", "-"], input=f'#include "{path}"\n', text=True, check=True)
+
+
+def includes_itself(path, seen=()):
+    """By way of others too."""
+    if path in seen:
+        return True
+    included = re.findall(r'#include "([^"]+\.h)"', code(path))
+    found = [other for name in included for other in (path.parent / name, CSRC / name) if other.exists()]
+    return any(includes_itself(other.resolve(), (*seen, path)) for other in found)
+
+
+def test_names_can_be_found():
+    """No function is made by pasting: what ctags, clangd and a debugger call it is what stands in the file."""
+    assert not any(re.search(r"\bFN\(", code(path)) for path in ALL_C)
 
 
 def test_kernels_know_no_isa_and_no_dtype():
     for path in KERNELS:
         text = code(path)
-        if path.name != "all.h":
-            assert not re.search(r"^\s*#\s*(if|ifdef|elif)", text, re.MULTILINE), path
+        conditions = re.findall(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b(.*)", text, re.MULTILINE)
+        assert len(conditions) == (2 if path.name == "table.h" else 1), path  # the guard; what tests add
         assert not re.search(r"_mm\d*_|__m\d+|vld1q|svld1|immintrin|arm_neon|\bvf(32|64)_", text), path
         assert not re.search(r"\b(float|f32|f64)\b", text), path
 
 
 def test_kernels_do_not_allocate_print_or_keep_state():
-    for path in [*KERNELS, CSRC / "load.h", CSRC / "store.h"]:
+    for path in [*KERNELS, CSRC / "arrays/load.h", CSRC / "arrays/store.h"]:
         text = code(path)
         assert not re.search(r"\b(malloc|calloc|realloc|free|printf|alloca|errno|exit)\b", text), path
         assert not re.search(r"^\s*static (?!const\b)[^(]*[=;]", text, re.MULTILINE), path
 
 
-def test_one_pasting_macro():
-    """FN, and the lists of .def files."""
+def test_pasting_is_for_lists():
+    """Those of .def files, and the one symbol of a translation unit."""
     for path in ALL_C:
-        if path.name == "kernels.h":
-            continue  # FN and the symbol of the instruction set
+        if path.name == "table.h" or path.parent.name == "simd":
+            continue  # that symbol; instructions whose names differ by a suffix
         joined = re.sub(r"\\\n", " ", code(path))
         pastes = [line for line in joined.splitlines() if "##" in line]
         allowed = all(re.match(r"\s*#define (OP|ISA|HALF|FLOAT|INTEGER)\(", line) for line in pastes)

@@ -66,13 +66,17 @@ def isa_flags(machine):
     return {**setup_table("ISA_FLAGS")[machine], **{isa: [] for isa in setup_table("PORTABLE_ISAS")}}
 
 
-def build_pool(directory, *flags):
-    """tests/native/pool.c; the path of the program."""
-    program = Path(directory) / "pool"
-    sources = [ROOT / "tests/native/pool.c", *sorted((ROOT / "csrc/pool").glob("*.c"))]
+def build_alone(name, pattern, directory, *flags):
+    """tests/native/<name>.c with some sources of csrc/; the path of the program."""
+    program = Path(directory) / name
+    sources = [ROOT / f"tests/native/{name}.c", *sorted((ROOT / "csrc").glob(pattern))]
     common = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
     subprocess.run([*TOOLCHAINS["gcc"][0], *common, *flags, *sources, "-lm", "-lpthread", "-o", program], check=True)
     return program
+
+
+def build_pool(directory, *flags):
+    return build_alone("pool", "pool/*.c", directory, *flags)
 
 
 class Driver:

@@ -1,4 +1,4 @@
-"""Constants of the exponential in csrc/bind_f32.h and, for float64, csrc/scalar_math.h.
+"""Constants of the exponential in csrc/simd/f32.h and, for float64, csrc/math/scalar_math.h.
 
 ``exp(t) = 1 + t + t**2 * q(t)`` on ``|t| <= 0.375``: the reduced argument stays within ln2/2 = 0.347
 for ordinary rows; the rounded log2(e) widens that to 0.374 for float32 at ``|x| = 2**21``. q is the
@@ -96,7 +96,7 @@ def constants(fmt):
 
 
 def worst_error(table, fmt, samples=4_000_000):
-    """Largest error in ULP of the exponential that csrc/kernels/math.h computes from `table`, and its x.
+    """Largest error in ULP of the exponential that csrc/math/exp.h computes from `table`, and its x.
 
     x is spread evenly over all that has a normal exponential below 1. A fused multiply-add is emulated in a wider
     format; the rounding to that one first changes no result by more than 2**-11 ULP.

@@ -1,4 +1,4 @@
-"""Constants of the logarithm in csrc/scalar_math.h, and the worst errors of its functions.
+"""Constants of the logarithm in csrc/math/scalar_math.h, and the worst errors of its functions.
 
 With ``s = f / (2 + f)``, ``log(1+f) = log((1+s) / (1-s)) = s * P(s**2)``, for ``1+f`` between
 sqrt(1/2) and sqrt(2), where ``s**2 <= 0.0295``. P is the minimax polynomial of the relative error with
@@ -34,13 +34,13 @@ def constants():
 
 
 class Functions:
-    """fsm_log1p, fsm_log and fsm_exp of csrc/scalar_math.h, on arrays of float64."""
+    """fsm_log1p, fsm_log and fsm_exp of csrc/math/scalar_math.h, on arrays of float64."""
 
     def __init__(self):
         csrc = Path(__file__).resolve().parent.parent / "csrc"
         with tempfile.TemporaryDirectory() as directory:
             source, library = Path(directory, "functions.c"), Path(directory, "functions.so")
-            lines = ['#include "scalar_math.h"']
+            lines = ['#include "math/scalar_math.h"']
             for name in ("log1p", "log", "exp"):
                 loop = f"for (ptrdiff_t i = 0; i < n; i++) y[i] = fsm_{name}(x[i]);"
                 lines.append(f"void {name}_of(const double *x, double *y, ptrdiff_t n) {{ {loop} }}")

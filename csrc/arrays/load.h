@@ -10,7 +10,7 @@
 
 /* `count` halves at `from`. */
 #define HALF(name)                                                                                                     \
-    static void convert_##name(const char *from, ptrdiff_t count, real *to) {                                      \
+    static void convert_##name(const char *from, ptrdiff_t count, real *to) {                                          \
         uint16_t bits[LANES] = {0};                                                                                    \
         for (; count >= LANES; count -= LANES, from += sizeof bits, to += LANES)                                       \
             vec_store(to, vec_load_##name((const uint16_t *)from));                                                    \
@@ -31,7 +31,7 @@ FSM_OUTLINE void convert(int storage, const char *from, ptrdiff_t count, real *t
     switch (storage) {
 #define HALF(name)                                                                                                     \
     case FSM_STORAGE_##name:                                                                                           \
-        convert_##name(from, count, to);                                                                           \
+        convert_##name(from, count, to);                                                                               \
         break;
 #define FLOAT(name, type)                                                                                              \
     case FSM_STORAGE_##name:                                                                                           \
@@ -93,7 +93,7 @@ FSM_ALWAYS_INLINE void mask_numbers(const uint8_t *mask_of, ptrdiff_t count, con
 
 /* The same of elements [begin, begin + count) of a row whose mask is at `mask`. */
 static void mask_row(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff_t count, const real *x, real *to,
-                      real blank) {
+                     real blank) {
     if (fsm_is_contiguous(args, FSM_MASK)) {
         mask_numbers((const uint8_t *)mask + begin, count, x, to, blank);
         return;
@@ -107,8 +107,7 @@ static void mask_row(const fsm_args *args, char *mask, ptrdiff_t begin, ptrdiff_
 }
 
 /* `count` <= LANES numbers, `step` bytes apart at `from`. */
-FSM_OUTLINE void load_across(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
-                                  real *to) {
+FSM_OUTLINE void load_across(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count, real *to) {
     const int size = fsm_size_of[operand->storage];
     char raw[LANES * sizeof(long double)];
     if (step != size || operand->swapped) {
@@ -148,8 +147,8 @@ FSM_ALWAYS_INLINE block_kind_t block_kind_of(const fsm_operand *operand) {
 
 /* `rows` rows of `count` numbers, as rows of their columns. Neither is less than SIDE; where one is no multiple of it,
  * the last squares overlap with others. */
-FSM_ALWAYS_INLINE void transpose_rows(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t rows,
-                               ptrdiff_t count) {
+FSM_ALWAYS_INLINE void transpose_rows(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step,
+                                      ptrdiff_t rows, ptrdiff_t count) {
     const ptrdiff_t size = sizeof(real);
     for (ptrdiff_t i = 0; i < rows; i += SIDE) {
         const ptrdiff_t row = i + SIDE <= rows ? i : rows - SIDE;
@@ -163,7 +162,7 @@ FSM_ALWAYS_INLINE void transpose_rows(char *to, ptrdiff_t to_step, const char *f
 /* How many of `columns` are transposed that way on their way from or to a tile: whole blocks of them, if they are rows
  * whose `count` elements lie side by side. */
 FSM_ALWAYS_INLINE ptrdiff_t transposed_rows(const fsm_args *args, const fsm_operand *operand, ptrdiff_t count,
-                                      ptrdiff_t columns) {
+                                            ptrdiff_t columns) {
     const bool rows = args->axes == 1 && operand->step[0] == (ptrdiff_t)sizeof(real) && count >= SIDE;
     return rows && block_kind_of(operand) == REALS_APART ? columns - columns % LANES : 0;
 }
@@ -186,7 +185,7 @@ FSM_ALWAYS_INLINE void load_block(const fsm_operand *operand, const char *from, 
 #define LOADED_AHEAD 16
 
 FSM_ALWAYS_INLINE void load_columns_body(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
-                                       ptrdiff_t columns, real *to, ptrdiff_t pitch, const block_kind_t kind) {
+                                         ptrdiff_t columns, real *to, ptrdiff_t pitch, const block_kind_t kind) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t column = operand->row_stride, whole = columns / LANES, rest = columns % LANES;
     fsm_place place = fsm_place_of(args, operand, begin);
@@ -208,13 +207,13 @@ FSM_ALWAYS_INLINE void load_columns_body(const fsm_args *args, int which, char *
 /* Elements [begin, begin + count) of `columns` <= LANES * tiles columns, each tile as blocks of LANES columns: element
  * i of column t * LANES + j at to[t * pitch + i * LANES + j]. Columns that do not exist hold 1, which needs no care. */
 static void load_columns(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
-                             ptrdiff_t columns, real *to, ptrdiff_t pitch) {
+                         ptrdiff_t columns, real *to, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t transposed = transposed_rows(args, operand, count, columns);
     const char *rows = first + begin * operand->step[0];
     for (ptrdiff_t t = 0; t < transposed / LANES; t++)
         transpose_rows((char *)(to + t * pitch), LANES * sizeof(real), rows + t * LANES * operand->row_stride,
-                      operand->row_stride, LANES, count);
+                       operand->row_stride, LANES, count);
     first += transposed * operand->row_stride;
     to += transposed / LANES * pitch;
     columns -= transposed;
@@ -222,8 +221,8 @@ static void load_columns(const fsm_args *args, int which, char *first, ptrdiff_t
         return;
     switch (block_kind_of(operand)) {
 #define KIND(name)                                                                                                     \
-    case name:                                                                                                     \
-        load_columns_body(args, which, first, begin, count, columns, to, pitch, name);                         \
+    case name:                                                                                                         \
+        load_columns_body(args, which, first, begin, count, columns, to, pitch, name);                                 \
         break;
         BLOCK_KINDS(KIND)
 #undef KIND
@@ -232,7 +231,7 @@ static void load_columns(const fsm_args *args, int which, char *first, ptrdiff_t
 
 /* mask_row() in place for tiles of columns. */
 static void mask_columns(const fsm_args *args, char *first, ptrdiff_t begin, ptrdiff_t count, ptrdiff_t columns,
-                              real *x, ptrdiff_t pitch, real blank) {
+                         real *x, ptrdiff_t pitch, real blank) {
     const fsm_operand *operand = &args->operands[FSM_MASK];
     const ptrdiff_t column = operand->row_stride;
     fsm_place place = fsm_place_of(args, operand, begin);
@@ -266,8 +265,8 @@ FSM_ALWAYS_INLINE bool copies_part(const fsm_args *args, int which, ptrdiff_t co
 }
 
 /* Elements [begin, begin + count). */
-static void load_part(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
-                          ptrdiff_t columns, real *to) {
+static void load_part(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count, ptrdiff_t columns,
+                      real *to) {
     const fsm_operand *operand = &args->operands[which];
     if (columns == LANES) {
         load_columns(args, which, first, begin, count, LANES, to, 0);

@@ -5,7 +5,7 @@
 #include "load.h"
 
 #define HALF(name)                                                                                                     \
-    static void unconvert_##name(const real *from, ptrdiff_t count, char *to) {                                    \
+    static void unconvert_##name(const real *from, ptrdiff_t count, char *to) {                                        \
         uint16_t bits[LANES];                                                                                          \
         for (; count >= LANES; count -= LANES, from += LANES, to += sizeof bits)                                       \
             vec_store_##name((uint16_t *)to, vec_load(from));                                                          \
@@ -26,7 +26,7 @@ FSM_OUTLINE void unconvert(int storage, const real *from, ptrdiff_t count, char 
     switch (storage) {
 #define HALF(name)                                                                                                     \
     case FSM_STORAGE_##name:                                                                                           \
-        unconvert_##name(from, count, to);                                                                         \
+        unconvert_##name(from, count, to);                                                                             \
         break;
 #define FLOAT(name, type)                                                                                              \
     case FSM_STORAGE_##name:                                                                                           \
@@ -62,8 +62,7 @@ static void store(const fsm_args *args, int which, char *row, ptrdiff_t begin, p
 }
 
 /* `count` <= LANES numbers, `step` bytes apart at `to`. */
-FSM_OUTLINE void store_across(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count,
-                                   const real *from) {
+FSM_OUTLINE void store_across(const fsm_operand *operand, char *to, ptrdiff_t step, ptrdiff_t count, const real *from) {
     const int size = fsm_size_of[operand->storage];
     if (step == size && !operand->swapped) {
         unconvert(operand->storage, from, count, to);
@@ -88,9 +87,9 @@ FSM_ALWAYS_INLINE void store_block(const fsm_operand *operand, char *to, const r
         store_across(operand, to, operand->row_stride, LANES, from);
 }
 
-FSM_ALWAYS_INLINE void store_columns_body(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
-                                        ptrdiff_t columns, const real *from, ptrdiff_t pitch,
-                                        const block_kind_t kind) {
+FSM_ALWAYS_INLINE void store_columns_body(const fsm_args *args, int which, char *first, ptrdiff_t begin,
+                                          ptrdiff_t count, ptrdiff_t columns, const real *from, ptrdiff_t pitch,
+                                          const block_kind_t kind) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t column = operand->row_stride, whole = columns / LANES, rest = columns % LANES;
     fsm_place place = fsm_place_of(args, operand, begin);
@@ -106,13 +105,13 @@ FSM_ALWAYS_INLINE void store_columns_body(const fsm_args *args, int which, char 
 
 /* The reverse of load_columns(). */
 static void store_columns(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
-                              ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
+                          ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
     const ptrdiff_t transposed = transposed_rows(args, operand, count, columns);
     char *rows = first + begin * operand->step[0];
     for (ptrdiff_t t = 0; t < transposed / LANES; t++)
         transpose_rows(rows + t * LANES * operand->row_stride, operand->row_stride, (const char *)(from + t * pitch),
-                      LANES * sizeof(real), count, LANES);
+                       LANES * sizeof(real), count, LANES);
     first += transposed * operand->row_stride;
     from += transposed / LANES * pitch;
     columns -= transposed;
@@ -120,8 +119,8 @@ static void store_columns(const fsm_args *args, int which, char *first, ptrdiff_
         return;
     switch (block_kind_of(operand)) {
 #define KIND(name)                                                                                                     \
-    case name:                                                                                                     \
-        store_columns_body(args, which, first, begin, count, columns, from, pitch, name);                      \
+    case name:                                                                                                         \
+        store_columns_body(args, which, first, begin, count, columns, from, pitch, name);                              \
         break;
         BLOCK_KINDS(KIND)
 #undef KIND
@@ -130,7 +129,7 @@ static void store_columns(const fsm_args *args, int which, char *first, ptrdiff_
 
 /* The reverse of load_part(). */
 static void store_part(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
-                           ptrdiff_t columns, const real *from) {
+                       ptrdiff_t columns, const real *from) {
     const fsm_operand *operand = &args->operands[which];
     if (columns == LANES) {
         store_columns(args, which, first, begin, count, LANES, from, 0);

@@ -67,8 +67,8 @@ static const unsigned char fsm_size_of[FSM_STORAGES] = {
 /* ---- bytes: `count` elements of `size` bytes, or few of these side by side, in steps of bytes, their bytes reversed
  * if `swapped` */
 
-FSM_ALWAYS_INLINE void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
-                                const int size, const bool swapped) {
+FSM_ALWAYS_INLINE void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step,
+                                      ptrdiff_t count, const int size, const bool swapped) {
     for (; !swapped && count >= 4; count -= 4, to += 4 * to_step, from += 4 * from_step) {
         FSM_UNROLL
         for (int k = 0; k < 4; k++)
@@ -83,8 +83,8 @@ FSM_ALWAYS_INLINE void fsm_copy_sized(char *to, ptrdiff_t to_step, const char *f
     }
 }
 
-FSM_OUTLINE void fsm_copy(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count,
-                           int size, bool swapped) {
+FSM_OUTLINE void fsm_copy(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t count, int size,
+                          bool swapped) {
     if (to_step == size && from_step == size && !swapped) {
         memcpy(to, from, (size_t)(count * size));
         return;
@@ -123,7 +123,7 @@ FSM_ALWAYS_INLINE bool fsm_has_integers(const fsm_operand *operand) {
 #define FSM_MAX_INTEGERS 32
 
 FSM_OUTLINE void fsm_load_integers(const fsm_operand *operand, const char *from, ptrdiff_t step, ptrdiff_t count,
-                                    int64_t *to) {
+                                   int64_t *to) {
     const int size = fsm_size_of[operand->storage];
     char raw[FSM_MAX_INTEGERS * sizeof(int64_t)];
     switch (operand->storage) {
@@ -166,7 +166,7 @@ FSM_ALWAYS_INLINE fsm_place fsm_place_of(const fsm_args *args, const fsm_operand
 
 /* On by `count` elements that do not go beyond the end of the innermost axis. */
 FSM_ALWAYS_INLINE void fsm_place_advance(fsm_place *place, const fsm_args *args, const fsm_operand *operand,
-                                   ptrdiff_t count) {
+                                         ptrdiff_t count) {
     int d = args->axes - 1;
     place->index[d] += count;
     place->offset += count * operand->step[d];
@@ -179,8 +179,8 @@ FSM_ALWAYS_INLINE void fsm_place_advance(fsm_place *place, const fsm_args *args,
 
 /* Elements [begin, begin + count) of an operand's row at `row`, to or from `buffer`, where they lie side by side in the
  * machine's byte order. */
-FSM_ALWAYS_INLINE void fsm_move(const fsm_args *args, const fsm_operand *operand, char *row, ptrdiff_t begin, ptrdiff_t count,
-                          char *buffer, const bool store) {
+FSM_ALWAYS_INLINE void fsm_move(const fsm_args *args, const fsm_operand *operand, char *row, ptrdiff_t begin,
+                                ptrdiff_t count, char *buffer, const bool store) {
     const int size = fsm_size_of[operand->storage], inner = args->axes - 1;
     const ptrdiff_t step = operand->step[inner];
     fsm_place place = fsm_place_of(args, operand, begin);
@@ -200,8 +200,7 @@ FSM_OUTLINE void fsm_gather(const fsm_args *args, int which, char *row, ptrdiff_
     fsm_move(args, &args->operands[which], row, begin, count, to, false);
 }
 
-FSM_OUTLINE void fsm_scatter(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count,
-                              char *from) {
+FSM_OUTLINE void fsm_scatter(const fsm_args *args, int which, char *row, ptrdiff_t begin, ptrdiff_t count, char *from) {
     fsm_move(args, &args->operands[which], row, begin, count, from, true);
 }
 

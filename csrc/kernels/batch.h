@@ -22,9 +22,9 @@
 /* Panels that a kernel takes side by side, at most. */
 #define MAX_PANELS FSM_MAX_PANELS
 
-/* The scratch, in numbers. Its end has the lanes of sums over panels, LANES for each panel; what is before, x from 0 on,
- * or, where there is a second operand, half of it each. That may be weights, exponentials whose distances are summed,
- * a saved result, or the coefficients of a loss. */
+/* The scratch, in numbers. Its end has the lanes of sums over panels, LANES for each panel; what is before, x from 0
+ * on, or, where there is a second operand, half of it each. That may be weights, exponentials whose distances are
+ * summed, a saved result, or the coefficients of a loss. */
 #define SCRATCH_ROOM ((ptrdiff_t)(FSM_SCRATCH / sizeof(real)))
 #define LANES_AT     (SCRATCH_ROOM - MAX_PANELS * LANES * (ptrdiff_t)(sizeof(vec_acc) / sizeof(real)))
 #define SPARE_AT     (LANES_AT / 2)
@@ -32,20 +32,21 @@ _Static_assert(SPARE_AT * sizeof(real) % 64 == 0, "what lies there is aligned");
 
 typedef struct {
     const fsm_args *args;
-    ptrdiff_t n;         /* elements of a row */
-    fsm_row row;         /* the first */
+    ptrdiff_t n; /* elements of a row */
+    fsm_row row; /* the first */
     ptrdiff_t rows;
-    int panels;          /* that the rows make; 0: they are taken one by one */
-    const fsm_row *runs; /* where the rows go beyond the end of the last dimension: the beginning of each run along it */
-    ptrdiff_t skipped;   /* rows of the first run that are not in the batch */
-    bool x_contiguous;   /* x can be used where it lies: n contiguous compute numbers a row */
-    bool y_contiguous;   /* results can be written where they belong */
-    bool packed;         /* whole rows are in the scratch */
-    ptrdiff_t pitch;     /* in the scratch, from one row or panel to the next */
+    int panels; /* that the rows make; 0: they are taken one by one */
+    const fsm_row
+        *runs;         /* where the rows go beyond the end of the last dimension: the beginning of each run along it */
+    ptrdiff_t skipped; /* rows of the first run that are not in the batch */
+    bool x_contiguous; /* x can be used where it lies: n contiguous compute numbers a row */
+    bool y_contiguous; /* results can be written where they belong */
+    bool packed;       /* whole rows are in the scratch */
+    ptrdiff_t pitch;   /* in the scratch, from one row or panel to the next */
     real *scratch;
-    beta_t beta;         /* 1 / args->temperature */
-    bool *rescan;        /* from batch to batch of a call: see softmax_columns() */
-    nt_t *nt;            /* where results go past the caches, else NULL */
+    beta_t beta;  /* 1 / args->temperature */
+    bool *rescan; /* from batch to batch of a call: see softmax_columns() */
+    nt_t *nt;     /* where results go past the caches, else NULL */
 } batch_t;
 
 /* What a kernel does with chunks [begin, end) of the rows of a batch. */

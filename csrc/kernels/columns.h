@@ -1,8 +1,8 @@
 /* The loops over panels, once each; an operation gives what happens to a few blocks.
  *
  * A pass over panels goes quad by quad: QUAD elements of every panel, where they lie or packed in the scratch. Within a
- * quad the panels are taken side by side, so that memory is read a few cache lines in a row; where they are packed, each
- * lies in one, and they are taken one after the other. */
+ * quad the panels are taken side by side, so that memory is read a few cache lines in a row; where they are packed,
+ * each lies in one, and they are taken one after the other. */
 #ifndef FSM_KERNELS_COLUMNS_H
 #define FSM_KERNELS_COLUMNS_H
 
@@ -13,8 +13,8 @@ FSM_ALWAYS_INLINE vec_acc *lanes_of(const batch_t *b) {
     return (vec_acc *)(b->scratch + LANES_AT);
 }
 
-/* A quad of all panels of a batch, or what is left of one: `count` elements, `step` bytes apart, those of the next panel
- * `panel_step` bytes on. */
+/* A quad of all panels of a batch, or what is left of one: `count` elements, `step` bytes apart, those of the next
+ * panel `panel_step` bytes on. */
 typedef struct {
     char *at;
     ptrdiff_t step, panel_step, count;
@@ -75,7 +75,8 @@ static panel_quad_t quad_of_x(const batch_t *b, ptrdiff_t begin, ptrdiff_t count
 }
 
 /* A quad of another operand, whose place in the scratch is `at` numbers behind that of x. */
-static panel_quad_t quad_of_operand(const batch_t *b, int which, ptrdiff_t begin, ptrdiff_t count, bool again, ptrdiff_t at) {
+static panel_quad_t quad_of_operand(const batch_t *b, int which, ptrdiff_t begin, ptrdiff_t count, bool again,
+                                    ptrdiff_t at) {
     if (lies_in_panels(b, which))
         return quad_where_it_lies(b, which, begin, count);
     if (!again || !(b->packed || b->n <= QUAD))
@@ -188,7 +189,8 @@ FSM_INLINE void write_panels(const batch_t *b, void *op, quads_t *quads, const k
     }
 }
 
-/* ---- short panels, of n <= LANES elements: each has a lane of the sum to itself, so lanes are folded from the terms */
+/* ---- short panels, of n <= LANES elements: each has a lane of the sum to itself, so lanes are folded from the terms
+ */
 
 /* The exponentials of panel t of x, to panel t of e. */
 static void exp_short_panel(panel_quad_t x, panel_quad_t e, int t, const exp_frame_t *frame, bool special) {

@@ -110,11 +110,11 @@ static void store_losses(const batch_t *b, int t, const log_sum_t *s, const bool
     }
 }
 
-/* Of panel t, or of a batch of rows (t = 0): stores the losses, and returns in `rows` what their gradients take. `coefs`
- * are those of other classes, or NULL. Two loops have no branch, so that compilers vectorise them; what they give for
- * rows without a sum is of no use. */
+/* Of panel t, or of a batch of rows (t = 0): stores the losses, and returns in `rows` what their gradients take.
+ * `coefs` are those of other classes, or NULL. Two loops have no branch, so that compilers vectorise them; what they
+ * give for rows without a sum is of no use. */
 FSM_OUTLINE void cross_entropy_finish(const batch_t *b, int t, const log_sum_t *s, const target_class_t *target,
-                                       const coef_sums_t *coefs, scaled_rows_t *rows) {
+                                      const coef_sums_t *coefs, scaled_rows_t *rows) {
     static const coef_sums_t no_coefs;
     const fsm_loss loss = b->args->loss;
     const int count = rows_in_panel(b, t);

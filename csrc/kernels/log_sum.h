@@ -1,5 +1,5 @@
-/* What log_softmax, logsumexp, logmeanexp, softmax_entropy and the losses share: the logarithm of a sum of exponentials,
- * in one pass and to full relative accuracy.
+/* What log_softmax, logsumexp, logmeanexp, softmax_entropy and the losses share: the logarithm of a sum of
+ * exponentials, in one pass and to full relative accuracy.
  *
  * Each chunk leaves out the first occurrence of its own maximum and keeps
  *
@@ -194,7 +194,7 @@ FSM_ALWAYS_INLINE bool reads_where_it_lies(const batch_t *b, log_kind_t kind) {
 
 /* Entry j of s from elements [begin, begin + n) of row r, which are packed if they have to be. */
 FSM_OUTLINE void log_sum_chunk(const batch_t *b, ptrdiff_t r, ptrdiff_t begin, ptrdiff_t n, log_sum_t *s, ptrdiff_t j,
-                                log_kind_t kind) {
+                               log_kind_t kind) {
     const beta_t beta = b->beta;
     real *x = reads_where_it_lies(b, kind) ? element_at(b, FSM_X, r, begin) : in_scratch(b, r, begin);
     real *spare = spare_of(b), *w = kind == WEIGHTED ? spare : NULL;
@@ -325,10 +325,10 @@ typedef struct {
 typedef struct {
     quads_t quads; /* x, and its weights */
     log_panel_t *panels;
-    vec_acc *lanes;    /* for each panel those of T, and then, for DISTANCES, those of D */
-    int sums;          /* that makes: 1, or 2 */
-    ptrdiff_t begin;   /* the chunk's first element */
-    ptrdiff_t at;      /* the quad's, in the chunk */
+    vec_acc *lanes;      /* for each panel those of T, and then, for DISTANCES, those of D */
+    int sums;            /* that makes: 1, or 2 */
+    ptrdiff_t begin;     /* the chunk's first element */
+    ptrdiff_t at;        /* the quad's, in the chunk */
     const uint8_t *skip; /* which elements of the chunk are some row's maximum */
     real beta;
     log_kind_t kind;

@@ -1,5 +1,5 @@
-/* logsumexp_grad: dx = grad*softmax(x), by scaled_softmax.h, with one grad a row; or grad*exp(x - lse), with a saved lse
- * a row, which takes one pass. */
+/* logsumexp_grad: dx = grad*softmax(x), by scaled_softmax.h, with one grad a row; or grad*exp(x - lse), with a saved
+ * lse a row, which takes one pass. */
 #ifndef FSM_KERNELS_LOGSUMEXP_GRAD_H
 #define FSM_KERNELS_LOGSUMEXP_GRAD_H
 

@@ -1,8 +1,8 @@
 /* Results past the caches, by non-temporal stores.
  *
- * To change a part of a cache line, a CPU has to read it from memory first; whole lines can be written as they are. Rows
- * of NumPy arrays mostly begin within a line: what a row leaves of its last line waits for the next row, since one line
- * a row written in parts, which the stores after it wait for, costs more than all that is gained. */
+ * To change a part of a cache line, a CPU has to read it from memory first; whole lines can be written as they are.
+ * Rows of NumPy arrays mostly begin within a line: what a row leaves of its last line waits for the next row, since one
+ * line a row written in parts, which the stores after it wait for, costs more than all that is gained. */
 #ifndef FSM_KERNELS_NT_STORE_H
 #define FSM_KERNELS_NT_STORE_H
 
@@ -22,8 +22,8 @@ typedef void results_t(const void *op, ptrdiff_t begin, ptrdiff_t count, real *t
 
 /* The one rule, for kernels that write each result once (a plan says so; softmax keeps its exponentials where results
  * go, and finds those lines in the cache when it divides them). Results of rows go past the caches if there are more of
- * them than these hold, but not where they replace what has just been read. Panels write a few lines here and there, for
- * which nothing is gained. (Figures: docs/tuning.md.) */
+ * them than these hold, but not where they replace what has just been read. Panels write a few lines here and there,
+ * for which nothing is gained. (Figures: docs/tuning.md.) */
 static bool nt_pays(const fsm_args *args) {
     const fsm_operand *y = &args->operands[FSM_Y];
     if (!FSM_HAS_NT_STORE || !args->beyond_caches || !y->data)

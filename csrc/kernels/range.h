@@ -36,7 +36,8 @@ FSM_INLINE bool range_has_subnormal(range_t range) {
     return vec_any_lt(range.least, vec_set1(MIN_NORMAL));
 }
 
-/* n elements, over all lanes. `quad_of_max`, unless it is NULL: for each lane, the first quad that has its largest x. */
+/* n elements, over all lanes. `quad_of_max`, unless it is NULL: for each lane, the first quad that has its largest x.
+ */
 FSM_INLINE range_t range_of_row_body(const real *x, ptrdiff_t n, vec *quad_of_max) {
     real first;
     memcpy(&first, x, sizeof first);

@@ -1,11 +1,10 @@
 /* The operations that give one number a row, by log_sum.h:
  *
- *   logsumexp         m + log1p(T/e). With weights w, m + log|w_m| + log|1 + T/e|, where the maximum's own weight w_m is
- *                     in e, and the sign of the sum as a second result.
- *   logmeanexp        m + (log1p(T/e) - log(count)); count is the number of elements that take part. Where these two
- *                     nearly cancel, as in a row of nearly equal elements, m + log1p((T/e - (count - 1)) / count).
- *   softmax_entropy   -sum(y * log y) of y = softmax(x), in nats: log1p(T/e) + D/(e + T). Both terms are positive or 0,
- *                     so nothing cancels. */
+ *   logsumexp         m + log1p(T/e). With weights w, m + log|w_m| + log|1 + T/e|, where the maximum's own weight w_m
+ * is in e, and the sign of the sum as a second result. logmeanexp        m + (log1p(T/e) - log(count)); count is the
+ * number of elements that take part. Where these two nearly cancel, as in a row of nearly equal elements, m +
+ * log1p((T/e - (count - 1)) / count). softmax_entropy   -sum(y * log y) of y = softmax(x), in nats: log1p(T/e) + D/(e +
+ * T). Both terms are positive or 0, so nothing cancels. */
 #ifndef FSM_KERNELS_REDUCTIONS_H
 #define FSM_KERNELS_REDUCTIONS_H
 
@@ -36,31 +35,20 @@ FSM_INLINE void reduce_panels(const batch_t *b, log_kind_t kind, finish_t *finis
         finish(b, t, &sums[t]);
 }
 
-/* The three ways of one operation, and the walk that chooses. */
-#define REDUCTION(op, kind_of_sums)                                                                                    \
-    static void op##_rows(const batch_t *b) {                                                                          \
-        reduce_rows(b, kind_of_sums(b->args), op##_finish);                                                            \
-    }                                                                                                                  \
-    static void op##_short_rows(const batch_t *b) {                                                                    \
-        reduce_short_rows(b, op##_finish);                                                                             \
-    }                                                                                                                  \
-    static void op##_panels(const batch_t *b) {                                                                        \
-        reduce_panels(b, kind_of_sums(b->args), op##_finish);                                                          \
-    }                                                                                                                  \
-    static void op(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {                              \
-        const log_kind_t kind = kind_of_sums(args);                                                                    \
-        const plan_t plan = {                                                                                          \
-            .rows = op##_rows,                                                                                         \
-            .panels = op##_panels,                                                                                     \
-            .short_rows = kind == SUMS ? IF_PARTS_PAY(op##_short_rows) : NULL,                                         \
-            .operands = BIT(FSM_X),                                                                                    \
-            .transposes = true,                                                                                        \
-            .room = kind == WEIGHTED ? SPARE_AT : LANES_AT,                                                            \
-            .max_panels = LOG_PANELS,                                                                                  \
-            .max_rows = LANES,                                                                                         \
-        };                                                                                                             \
-        each_batch(args, begin, end, scratch, &plan);                                                                  \
-    }
+/* How the batches of a reduction are taken; `short_rows` is for SUMS. */
+static plan_t reduction_plan(log_kind_t kind, batch_kernel_t *rows, batch_kernel_t *panels,
+                             batch_kernel_t *short_rows) {
+    return (plan_t){
+        .rows = rows,
+        .panels = panels,
+        .short_rows = kind == SUMS ? IF_PARTS_PAY(short_rows) : NULL,
+        .operands = BIT(FSM_X),
+        .transposes = true,
+        .room = kind == WEIGHTED ? SPARE_AT : LANES_AT,
+        .max_panels = LOG_PANELS,
+        .max_rows = LANES,
+    };
+}
 
 /* ---- logsumexp */
 
@@ -122,7 +110,22 @@ FSM_ALWAYS_INLINE log_kind_t logsumexp_kind(const fsm_args *args) {
     return args->operands[FSM_WEIGHT].data ? WEIGHTED : SUMS;
 }
 
-REDUCTION(logsumexp, logsumexp_kind)
+static void logsumexp_rows(const batch_t *b) {
+    reduce_rows(b, logsumexp_kind(b->args), logsumexp_finish);
+}
+
+static void logsumexp_short_rows(const batch_t *b) {
+    reduce_short_rows(b, logsumexp_finish);
+}
+
+static void logsumexp_panels(const batch_t *b) {
+    reduce_panels(b, logsumexp_kind(b->args), logsumexp_finish);
+}
+
+static void logsumexp(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const plan_t plan = reduction_plan(logsumexp_kind(args), logsumexp_rows, logsumexp_panels, logsumexp_short_rows);
+    each_batch(args, begin, end, scratch, &plan);
+}
 
 /* ---- logmeanexp */
 
@@ -144,12 +147,22 @@ static void logmeanexp_finish(const batch_t *b, int t, const log_sum_t *s) {
     store_one_a_row(b, FSM_Y, t, results);
 }
 
-FSM_ALWAYS_INLINE log_kind_t logmeanexp_kind(const fsm_args *args) {
-    (void)args;
-    return SUMS;
+static void logmeanexp_rows(const batch_t *b) {
+    reduce_rows(b, SUMS, logmeanexp_finish);
 }
 
-REDUCTION(logmeanexp, logmeanexp_kind)
+static void logmeanexp_short_rows(const batch_t *b) {
+    reduce_short_rows(b, logmeanexp_finish);
+}
+
+static void logmeanexp_panels(const batch_t *b) {
+    reduce_panels(b, SUMS, logmeanexp_finish);
+}
+
+static void logmeanexp(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const plan_t plan = reduction_plan(SUMS, logmeanexp_rows, logmeanexp_panels, logmeanexp_short_rows);
+    each_batch(args, begin, end, scratch, &plan);
+}
 
 /* ---- softmax_entropy */
 
@@ -171,11 +184,17 @@ static void softmax_entropy_finish(const batch_t *b, int t, const log_sum_t *s) 
     store_one_a_row(b, FSM_Y, t, results);
 }
 
-FSM_ALWAYS_INLINE log_kind_t softmax_entropy_kind(const fsm_args *args) {
-    (void)args;
-    return DISTANCES;
+static void softmax_entropy_rows(const batch_t *b) {
+    reduce_rows(b, DISTANCES, softmax_entropy_finish);
 }
 
-REDUCTION(softmax_entropy, softmax_entropy_kind)
+static void softmax_entropy_panels(const batch_t *b) {
+    reduce_panels(b, DISTANCES, softmax_entropy_finish);
+}
+
+static void softmax_entropy(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const plan_t plan = reduction_plan(DISTANCES, softmax_entropy_rows, softmax_entropy_panels, NULL);
+    each_batch(args, begin, end, scratch, &plan);
+}
 
 #endif

@@ -2,8 +2,8 @@
  * element. It is the second pass of logsumexp_grad and cross_entropy, after the first one of log_sum.h, and of softmax
  * of long rows.
  *
- * The exponentials are computed again, in the frame of the row's maximum, and y may be x; those of rows of one chunk are
- * kept in y instead. Without c, every result is a quotient whose divisor has f in it (exp.h). With c both terms are
+ * The exponentials are computed again, in the frame of the row's maximum, and y may be x; those of rows of one chunk
+ * are kept in y instead. Without c, every result is a quotient whose divisor has f in it (exp.h). With c both terms are
  * taken times a power of two, and integers take that off where results are subnormal, as in softmax_grad.h. */
 #ifndef FSM_KERNELS_SCALED_SOFTMAX_H
 #define FSM_KERNELS_SCALED_SOFTMAX_H
@@ -32,8 +32,8 @@ typedef struct {
     bool infinite[LANES]; /* f is */
 } scaled_rows_t;
 
-/* Of the first `count`, from what is known of their sums and f; the others do not exist. A row without a sum, or whose f
- * is NaN, has no result. No row has an own element yet. */
+/* Of the first `count`, from what is known of their sums and f; the others do not exist. A row without a sum, or whose
+ * f is NaN, has no result. No row has an own element yet. */
 FSM_OUTLINE void scaled_rows_of(scaled_rows_t *s, const log_sum_t *sum, const double *f, int count) {
     double factors[LANES];
     fsm_sum sums[LANES];
@@ -262,7 +262,7 @@ FSM_INLINE void pad_quad(const real *from, ptrdiff_t count, real *to) {
 }
 
 FSM_OUTLINE ptrdiff_t scaled_quads(const real *x, const real *c, real *y, ptrdiff_t n, const scaled_terms_t *terms,
-                                    scaled_kind_t kind) {
+                                   scaled_kind_t kind) {
     switch (kind) {
     case SCALED:
         return scaled_quads_of_row(x, c, y, n, terms, SCALED);
@@ -335,8 +335,7 @@ static void scaled_chunks(const batch_t *b, void *op, ptrdiff_t begin, ptrdiff_t
     write_rows(b, op, begin, end, scaled_write_chunk);
 }
 
-static void scaled_softmax_rows(const batch_t *b, const log_sum_t *sum, const scaled_rows_t *rows,
-                                scaled_kind_t kind) {
+static void scaled_softmax_rows(const batch_t *b, const log_sum_t *sum, const scaled_rows_t *rows, scaled_kind_t kind) {
     parallel_chunks(b, scaled_chunks, &(scaled_pass_t){sum, rows, kind}, 0, chunks_in_row(b));
     store_packed(b);
     scaled_special(b, 0, rows);
@@ -412,7 +411,7 @@ FSM_INLINE void scaled_write_blocks(const void *op, int t, ptrdiff_t i, const in
 }
 
 FSM_OUTLINE void scaled_softmax_panels(const batch_t *b, const log_sum_t *sums, const scaled_rows_t *rows,
-                                        scaled_kind_t kind) {
+                                       scaled_kind_t kind) {
     const known_t *known[LOG_PANELS];
     scaled_panels_t pass;
     pass.kind = kind;

@@ -12,9 +12,9 @@
  * | shorter than a block, or interleaved, anywhere        | panels         | no lane is idle; memory is read in lines |
  * | all others                                            | rows           | a lane for every 32nd (16th) element     |
  *
- * Rows that threads share chunk by chunk (args->helpers) come as one unit each, to `rows`. A kernel's plan says which of
- * these ways it has. This file walks through the units of a call, and is the only one that reads args->n: it hands each
- * batch its rows' length. A walker over rows of unequal length would stand beside each_batch_of_rows(). */
+ * Rows that threads share chunk by chunk (args->helpers) come as one unit each, to `rows`. A kernel's plan says which
+ * of these ways it has. This file walks through the units of a call, and is the only one that reads args->n: it hands
+ * each batch its rows' length. A walker over rows of unequal length would stand beside each_batch_of_rows(). */
 #ifndef FSM_KERNELS_SCHEDULE_H
 #define FSM_KERNELS_SCHEDULE_H
 
@@ -67,7 +67,8 @@ FSM_ALWAYS_INLINE unsigned not_compute_numbers(const fsm_args *args, unsigned op
 FSM_ALWAYS_INLINE bool rows_interleave(const fsm_args *args) {
     const fsm_operand *x = &args->operands[FSM_X];
     const ptrdiff_t step = x->step[args->axes - 1], size = fsm_size_of[x->storage];
-    return args->ndim > 0 && step != size && (x->row_stride < 0 ? -x->row_stride : x->row_stride) < (step < 0 ? -step : step);
+    return args->ndim > 0 && step != size &&
+           (x->row_stride < 0 ? -x->row_stride : x->row_stride) < (step < 0 ? -step : step);
 }
 
 /* Whether short rows, `rows` of them, would fill three quarters or fewer of the lanes of their blocks. */

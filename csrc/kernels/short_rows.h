@@ -142,8 +142,8 @@ FSM_INLINE void store_short(real *p, short_t s, ptrdiff_t r, const int k, vec a)
     WITH_ROWS_IN_BLOCK(s.in_block, vec_store_parts(p, s.n, in_block, a));
 }
 
-/* Where results are put: at once in y, or, those of rows that share blocks, or go past the caches, in `room`, from where
- * store_short_results() takes them. There they move to its beginning, so they may be what they are made of. */
+/* Where results are put: at once in y, or, those of rows that share blocks, or go past the caches, in `room`, from
+ * where store_short_results() takes them. There they move to its beginning, so they may be what they are made of. */
 FSM_ALWAYS_INLINE real *short_results(const batch_t *b, ptrdiff_t first, short_t s, real *room) {
     return s.blocks > 1 && !b->nt ? element_at(b, FSM_Y, first, 0) : room;
 }

@@ -119,7 +119,8 @@ FSM_OUTLINE void quotients(real *y, ptrdiff_t n, fsm_sum sum) {
     quotients_body(y, n, softmax_divisor(sum), NULL);
 }
 
-/* e so small that y is 0 for certain are raised to one that also gives 0, since products with 1/S might be subnormal. */
+/* e so small that y is 0 for certain are raised to one that also gives 0, since products with 1/S might be subnormal.
+ */
 FSM_OUTLINE void quotients_raised(real *y, ptrdiff_t n, fsm_sum sum) {
     const vec least = vec_set1((real)(sum.hi * MIN_NORMAL * fsm_two_to(-MANTISSA_BITS - 3)));
     quotients_body(y, n, softmax_divisor(sum), &least);
@@ -150,8 +151,8 @@ static fsm_sum softmax_sum_row(const real *x, real *e, ptrdiff_t n, const softma
  * The search takes time, most of it where x comes from memory, since that has nothing to do while the arithmetic goes
  * on.
  *
- * Rows of one chunk that are searched are looked at one ahead: the first pass of the next fills the time that the end of
- * a sum and the division take, and brings the row into L1. */
+ * Rows of one chunk that are searched are looked at one ahead: the first pass of the next fills the time that the end
+ * of a sum and the division take, and brings the row into L1. */
 static void softmax_whole_rows(const batch_t *b) {
     const fsm_args *args = b->args;
     const ptrdiff_t n = b->n, pitch = b->pitch * (ptrdiff_t)sizeof(real);
@@ -319,7 +320,8 @@ FSM_INLINE void softmax_short(const batch_t *b, const int blocks) {
         const real *x = element_at(b, FSM_X, r, 0);
         bool same = alike, done = same && softmax_short_sums(x, s, b->beta, true, &rows);
         if (!done)
-            done = softmax_short_frames(x, s, b->beta, &rows, &alike) && softmax_short_sums(x, s, b->beta, false, &rows);
+            done =
+                softmax_short_frames(x, s, b->beta, &rows, &alike) && softmax_short_sums(x, s, b->beta, false, &rows);
         if (done) {
             softmax_write_short(b, r, s, &rows);
             continue;
@@ -335,8 +337,8 @@ static void softmax_short_rows(const batch_t *b) {
 
 /* ---- long rows
  *
- * A row for which there is no room, or that threads share, a chunk at a time. The first pass keeps of each chunk the sum
- * relative to its own maximum, which is a power of two away from that relative to the row's; the second computes e
+ * A row for which there is no room, or that threads share, a chunk at a time. The first pass keeps of each chunk the
+ * sum relative to its own maximum, which is a power of two away from that relative to the row's; the second computes e
  * again. So x is read twice and y is written once, where three passes read or write it in memory five or six times. But
  * arithmetic is doubled; so where one thread is alone and y is contiguous, it keeps e there (softmax_long_kept). */
 
@@ -521,10 +523,10 @@ static void softmax_rows(const batch_t *b) {
 
 /* ---- panels
  *
- * One pass over x, a quad at a time, finds the maximum, e and the sum: e is relative to the largest element of the row's
- * first quad, which may be off by GUESS_HIGH without harm. If it is off by more, the batch starts again, with a pass for
- * the maximum alone ahead (a rescan); and so do the batches after it, until that pass finds that their guesses would
- * have done. No bit depends on any of that, as k changes none.
+ * One pass over x, a quad at a time, finds the maximum, e and the sum: e is relative to the largest element of the
+ * row's first quad, which may be off by GUESS_HIGH without harm. If it is off by more, the batch starts again, with a
+ * pass for the maximum alone ahead (a rescan); and so do the batches after it, until that pass finds that their guesses
+ * would have done. No bit depends on any of that, as k changes none.
  *
  * e stays in the scratch if there is room for it, else it is computed again. */
 
@@ -593,8 +595,8 @@ static void softmax_load_quad(const batch_t *b, void *op, ptrdiff_t begin, ptrdi
     }
 }
 
-/* Exponentials of `count` <= 4, a constant, blocks of a panel, to `e` unless that is NULL, which may be x; returns their
- * sums of four. The range of x joins that of the panel. */
+/* Exponentials of `count` <= 4, a constant, blocks of a panel, to `e` unless that is NULL, which may be x; returns
+ * their sums of four. The range of x joins that of the panel. */
 FSM_INLINE vec softmax_terms(softmax_panel_t *panel, const real *const *x, real *const *e, const int count) {
     range_t range = range_of(vec_load(x[0]));
     FSM_EACH_BLOCK(k, count - 1)

@@ -55,8 +55,8 @@ FSM_INLINE vec scale(vec y, const real more) {
 }
 
 /* Terms of the sum have a factor of E_FACTOR*SUM_MORE. Where the sum is below MAX_SUM, no term was infinite, and an fma
- * hides at most twice the largest number: |grad*y|*E_FACTOR is below a half of that, |sum*y|*E_FACTOR, as y < 2, below a
- * quarter. So (grad - sum)*y*E_FACTOR is finite, which saves a search for the largest |grad|. */
+ * hides at most twice the largest number: |grad*y|*E_FACTOR is below a half of that, |sum*y|*E_FACTOR, as y < 2, below
+ * a quarter. So (grad - sum)*y*E_FACTOR is finite, which saves a search for the largest |grad|. */
 #define SUM_MORE ((real)4)
 
 /* Scales register j, or all, of `count` blocks in place, of which `least` has the smallest y, for a sum. */
@@ -182,7 +182,7 @@ FSM_INLINE vec gradient_block_body(vec grad, vec saved, const gradient_plan_t *p
 
 /* A register of small results, from element `at` of a block on. */
 FSM_OUTLINE void small_register(const real *grad, const real *saved, real *y, ptrdiff_t at,
-                                 const gradient_plan_t *plan) {
+                                const gradient_plan_t *plan) {
     const vec sum = load_register((const real *)&plan->sum + at, 0);
     const vec apart = vec_sub(load_register(grad + at, 0), sum);
     store_register(y + at, 0, small_result(apart, load_register(saved + at, 0), plan));
@@ -286,7 +286,7 @@ FSM_ALWAYS_INLINE double special_result(double a, double sum, double b, double t
 
 /* The results of `count` elements, which need not be aligned. y may be grad, or saved. */
 FSM_OUTLINE void special_results(const real *grad, const real *saved, real *y, ptrdiff_t count, double sum,
-                                  double temperature, gradient_t of) {
+                                 double temperature, gradient_t of) {
     const real_bits nan_bits = QUIET_NAN_BITS;
     for (ptrdiff_t i = 0; i < count; i++) {
         real a, b;
@@ -300,9 +300,9 @@ FSM_OUTLINE void special_results(const real *grad, const real *saved, real *y, p
     }
 }
 
-/* Whether a row may be taken times E_FACTOR, from what its range, or that of others too, says. A y below 0, -0 included,
- * a y or logp of 2 or more and a NaN have one of the two highest bits. A NaN of grad shows in the sum. A subnormal sum
- * has lost bits, which a temperature below 1 would bring to light. */
+/* Whether a row may be taken times E_FACTOR, from what its range, or that of others too, says. A y below 0, -0
+ * included, a y or logp of 2 or more and a NaN have one of the two highest bits. A NaN of grad shows in the sum. A
+ * subnormal sum has lost bits, which a temperature below 1 would bring to light. */
 FSM_ALWAYS_INLINE bool is_ordinary(const batch_t *b, real grad, real_bits saved, double sum, const gradient_t of) {
     const double temperature = b->args->temperature, size = fabs(sum);
     bool in_range;
@@ -424,7 +424,8 @@ static void log_softmax_grad_results(const void *op, ptrdiff_t begin, ptrdiff_t 
     gradient_results(op, begin, n, y, nt, OF_LOG_SOFTMAX);
 }
 
-/* Elements [c, c + count) of the saved row of a batch of one, loaded if need be: with x packed whole, that is as well. */
+/* Elements [c, c + count) of the saved row of a batch of one, loaded if need be: with x packed whole, that is as well.
+ */
 FSM_ALWAYS_INLINE const real *saved_chunk(const batch_t *b, ptrdiff_t c, ptrdiff_t count) {
     if (is_contiguous(b->args, FSM_SAVED))
         return element_at(b, FSM_SAVED, 0, c);
@@ -623,8 +624,7 @@ FSM_INLINE void log_softmax_grad_add_lane(void *op, int t, ptrdiff_t i, const bo
 }
 
 /* The sums of short panels (columns.h). */
-FSM_INLINE void gradient_sum_short_panels(const batch_t *b, gradient_pass_t *pass, vec_acc *sums,
-                                          const gradient_t of) {
+FSM_INLINE void gradient_sum_short_panels(const batch_t *b, gradient_pass_t *pass, vec_acc *sums, const gradient_t of) {
     real room[LANES * LANES];
     const panel_quad_t terms = {(char *)room, LANES * sizeof(real), 0, b->n, false};
     gradient_load_quad(b, pass, 0, b->n);
@@ -704,8 +704,9 @@ FSM_INLINE void gradient_write_blocks(const void *op, int t, ptrdiff_t i, const 
     if (count < 4 || !panel->all_ordinary) {
         for (int k = 0; k < count; k++) {
             const vec of_grad = vec_load(a[k]), of_saved = vec_load(b[k]);
-            vec_store(to[k], of == OF_SOFTMAX ? softmax_grad_any_block(of_grad, of_saved, panel, pass->temperature)
-                                              : log_softmax_grad_any_block(of_grad, of_saved, panel, pass->temperature));
+            vec_store(to[k], of == OF_SOFTMAX
+                                 ? softmax_grad_any_block(of_grad, of_saved, panel, pass->temperature)
+                                 : log_softmax_grad_any_block(of_grad, of_saved, panel, pass->temperature));
         }
     } else if (of == OF_SOFTMAX && panel->plan.small) {
         small_quad(a, b, to, panel->plan);
@@ -743,31 +744,51 @@ FSM_INLINE void gradient_panels(const batch_t *b, const gradient_t of, add_lane_
 
 /* ---- the two */
 
-#define GRADIENT(op, of)                                                                                               \
-    static void op##_rows(const batch_t *b) {                                                                          \
-        gradient_rows(b, of);                                                                                          \
-    }                                                                                                                  \
-    static void op##_short_rows(const batch_t *b) {                                                                    \
-        WITH_BLOCKS(b->n, gradient_short_rows(b, blocks, of));                                                         \
-    }                                                                                                                  \
-    static void op##_panels(const batch_t *b) {                                                                        \
-        gradient_panels(b, of, op##_add_lane, op##_write_blocks);                                                      \
-    }                                                                                                                  \
-    static void op(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {                              \
-        const plan_t plan = {                                                                                          \
-            .rows = op##_rows,                                                                                         \
-            .panels = op##_panels,                                                                                     \
-            .short_rows = IF_PARTS_PAY(op##_short_rows),                                                               \
-            .operands = BIT(FSM_X) | BIT(FSM_SAVED) | BIT(FSM_Y),                                                      \
-            .writes_once = true,                                                                                       \
-            .room = SPARE_AT,                                                                                          \
-            .max_panels = MAX_PANELS,                                                                                  \
-            .max_rows = PTRDIFF_MAX,                                                                                   \
-        };                                                                                                             \
-        each_batch(args, begin, end, scratch, &plan);                                                                  \
-    }
+static plan_t gradient_plan(batch_kernel_t *rows, batch_kernel_t *panels, batch_kernel_t *short_rows) {
+    return (plan_t){
+        .rows = rows,
+        .panels = panels,
+        .short_rows = IF_PARTS_PAY(short_rows),
+        .operands = BIT(FSM_X) | BIT(FSM_SAVED) | BIT(FSM_Y),
+        .writes_once = true,
+        .room = SPARE_AT,
+        .max_panels = MAX_PANELS,
+        .max_rows = PTRDIFF_MAX,
+    };
+}
 
-GRADIENT(softmax_grad, OF_SOFTMAX)
-GRADIENT(log_softmax_grad, OF_LOG_SOFTMAX)
+static void softmax_grad_rows(const batch_t *b) {
+    gradient_rows(b, OF_SOFTMAX);
+}
+
+static void softmax_grad_short_rows(const batch_t *b) {
+    WITH_BLOCKS(b->n, gradient_short_rows(b, blocks, OF_SOFTMAX));
+}
+
+static void softmax_grad_panels(const batch_t *b) {
+    gradient_panels(b, OF_SOFTMAX, softmax_grad_add_lane, softmax_grad_write_blocks);
+}
+
+static void softmax_grad(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const plan_t plan = gradient_plan(softmax_grad_rows, softmax_grad_panels, softmax_grad_short_rows);
+    each_batch(args, begin, end, scratch, &plan);
+}
+
+static void log_softmax_grad_rows(const batch_t *b) {
+    gradient_rows(b, OF_LOG_SOFTMAX);
+}
+
+static void log_softmax_grad_short_rows(const batch_t *b) {
+    WITH_BLOCKS(b->n, gradient_short_rows(b, blocks, OF_LOG_SOFTMAX));
+}
+
+static void log_softmax_grad_panels(const batch_t *b) {
+    gradient_panels(b, OF_LOG_SOFTMAX, log_softmax_grad_add_lane, log_softmax_grad_write_blocks);
+}
+
+static void log_softmax_grad(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const plan_t plan = gradient_plan(log_softmax_grad_rows, log_softmax_grad_panels, log_softmax_grad_short_rows);
+    each_batch(args, begin, end, scratch, &plan);
+}
 
 #endif

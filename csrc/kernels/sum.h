@@ -1,10 +1,10 @@
 /* The order of summation, which fixes every bit.
  *
  * Chunk c is the FSM_CHUNK elements from c*FSM_CHUNK on; in it lane j takes elements j, j+LANES, j+2*LANES, ... Four
- * consecutive elements of a lane, one from each block of a quad, are added as (s0+s2) + (s1+s3) in the element type, and
- * that joins the lane's float64 accumulator (vec_acc_add). Lanes fold by halves, totals of chunks add in order. Elements
- * that are missing count as +0. A panel keeps as many lanes for each of its rows, in memory instead of side by side in a
- * register; so rows and columns, and any split into chunks, give the same bits. */
+ * consecutive elements of a lane, one from each block of a quad, are added as (s0+s2) + (s1+s3) in the element type,
+ * and that joins the lane's float64 accumulator (vec_acc_add). Lanes fold by halves, totals of chunks add in order.
+ * Elements that are missing count as +0. A panel keeps as many lanes for each of its rows, in memory instead of side by
+ * side in a register; so rows and columns, and any split into chunks, give the same bits. */
 #ifndef FSM_KERNELS_SUM_H
 #define FSM_KERNELS_SUM_H
 
@@ -35,8 +35,8 @@ static vec_acc fold_lanes(vec_acc *lanes, int used) {
 
 /* ---- exponentials, and their sums */
 
-/* Exponentials of `count` <= 4, a constant, blocks, to `to` unless that is NULL, which may be `from`; returns their sums
- * of four. */
+/* Exponentials of `count` <= 4, a constant, blocks, to `to` unless that is NULL, which may be `from`; returns their
+ * sums of four. */
 FSM_INLINE vec exp_and_add(const real *const *from, real *const *to, const int count, const exp_frame_t *frame,
                            bool special) {
     const vec zero = vec_set1(0);
@@ -193,8 +193,8 @@ static exp_sum_t exp_sum_of(const real *x, real *e, ptrdiff_t n, ptrdiff_t skip,
     return op;
 }
 
-/* The sum of up to FSM_CHUNK exponentials of a row, without that of element `skip`, which goes to `skipped`, unless skip
- * is negative. */
+/* The sum of up to FSM_CHUNK exponentials of a row, without that of element `skip`, which goes to `skipped`, unless
+ * skip is negative. */
 FSM_OUTLINE fsm_sum sum_exp(const real *x, ptrdiff_t n, ptrdiff_t skip, real *skipped, const exp_frame_t *frame) {
     exp_sum_t op = exp_sum_of(x, NULL, n, skip, skipped, frame, EXP);
     return sum_row(n, &op, quad_of_sum);

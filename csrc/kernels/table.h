@@ -10,8 +10,8 @@
 #include "softmax.h"
 #include "softmax_grad.h"
 
-#define FSM_OF_THIS_UNIT(name)          FSM_OF_THIS_UNIT_(name, FSM_ISA, FSM_REAL)
-#define FSM_OF_THIS_UNIT_(name, isa, n) FSM_OF_THIS_UNIT__(name, isa, n)
+#define FSM_OF_THIS_UNIT(name)           FSM_OF_THIS_UNIT_(name, FSM_ISA, FSM_REAL)
+#define FSM_OF_THIS_UNIT_(name, isa, n)  FSM_OF_THIS_UNIT__(name, isa, n)
 #define FSM_OF_THIS_UNIT__(name, isa, n) fsm_##name##_##isa##_f##n
 
 extern fsm_kernel *const FSM_OF_THIS_UNIT(kernels)[FSM_OPS];

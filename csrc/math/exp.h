@@ -188,7 +188,9 @@ FSM_INLINE vec quotient(vec e, divisor_t divisor) {
 FSM_ALWAYS_INLINE void scaled_divisor(fsm_sum sum, double f, real *hi, real *lo, real *unit, real *off) {
     const double size = fabs(f);
     int exponent = (int)(fsm_f64_bits(size) >> 52) - 1022;
-    exponent = exponent < MIN_FACTOR_EXPONENT ? MIN_FACTOR_EXPONENT : exponent > MAX_FACTOR_EXPONENT ? Y_POWER : exponent;
+    exponent = exponent < MIN_FACTOR_EXPONENT   ? MIN_FACTOR_EXPONENT
+               : exponent > MAX_FACTOR_EXPONENT ? Y_POWER
+                                                : exponent;
     sum_reciprocal(sum, size * fsm_two_to(-exponent), hi, lo);
     const real_bits sign = f < 0, w = (real_bits)(Y_POWER - exponent), field = w << MANTISSA_BITS;
     const real_bits signed_field = field | sign << (8 * sizeof(real) - 1);

@@ -7,10 +7,10 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define FSM_ISA        avx2
-#define FSM_HAS_NT_STORE    1
-#define FSM_ASKS_AHEAD 0
-#define FSM_REGISTERS  4
+#define FSM_ISA          avx2
+#define FSM_HAS_NT_STORE 1
+#define FSM_ASKS_AHEAD   0
+#define FSM_REGISTERS    4
 #define EACH(i)                                                                                                        \
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < 4; i++)

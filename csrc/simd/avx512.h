@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-#define FSM_ISA     avx512
+#define FSM_ISA          avx512
 #define FSM_HAS_NT_STORE 1
 #define EACH(i)                                                                                                        \
     FSM_UNROLL                                                                                                         \

@@ -4,10 +4,10 @@
 
 #include "../fsm.h"
 
-#define real               float
-#define name           FSM_NAME(name, f32)
-#define LANES              FSM_LANES(FSM_F32)
-#define SIDE               8 /* of the squares of vec_transpose */
+#define real  float
+#define name  FSM_NAME(name, f32)
+#define LANES FSM_LANES(FSM_F32)
+#define SIDE  8 /* of the squares of vec_transpose */
 
 /* The format. */
 #define MIN_NORMAL     0x1p-126f
@@ -19,19 +19,19 @@
 #define STORED_REAL FSM_STORAGE_f32
 
 /* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^120 until they are finished. */
-#define ROUND_TO_INT  0x1.8p23f /* added to a number, leaves its integer in the low bits */
-#define LOWEST        173       /* e is 0 from 2^-173 of the row's power of two down (kernels/math.h) */
-#define EXP_SCALE     0x1p18f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
-#define Y_UNIT        0x1p-7f   /* Y_POWER in the exponent field */
-#define Y_POWER       120
-#define MIN_FACTOR_EXPONENT   -130     /* factors of quotients: their exponents, from here ... */
-#define MAX_FACTOR_EXPONENT    100      /* ... to here */
-#define E_FACTOR      0x1p64f  /* of e */
-#define MINUS_E_FIELD -0x1p65f /* its bits are 64 in the exponent field, negated */
-#define C_POWER       100      /* shares that something is added to carry a factor of 2^C_POWER, ... */
-#define MAX_C_EXPONENT        20       /* or less if a term is beyond this power */
-#define MAX_GRAD     0x1p58f  /* of log_softmax: gradients below this may be taken times E_FACTOR */
-#define MAX_SUM      0x1p127  /* of terms that have a factor */
+#define ROUND_TO_INT        0x1.8p23f /* added to a number, leaves its integer in the low bits */
+#define LOWEST              173       /* e is 0 from 2^-173 of the row's power of two down (kernels/math.h) */
+#define EXP_SCALE           0x1p18f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
+#define Y_UNIT              0x1p-7f   /* Y_POWER in the exponent field */
+#define Y_POWER             120
+#define MIN_FACTOR_EXPONENT -130     /* factors of quotients: their exponents, from here ... */
+#define MAX_FACTOR_EXPONENT 100      /* ... to here */
+#define E_FACTOR            0x1p64f  /* of e */
+#define MINUS_E_FIELD       -0x1p65f /* its bits are 64 in the exponent field, negated */
+#define C_POWER             100      /* shares that something is added to carry a factor of 2^C_POWER, ... */
+#define MAX_C_EXPONENT      20       /* or less if a term is beyond this power */
+#define MAX_GRAD            0x1p58f  /* of log_softmax: gradients below this may be taken times E_FACTOR */
+#define MAX_SUM             0x1p127  /* of terms that have a factor */
 
 /* From tools/exp_constants.py: exp(t) within 0.046 ULP for |t| <= 0.375; highest power first. */
 #define LOG2E          0x1.715476p+0f

@@ -4,10 +4,10 @@
 
 #include "../math/scalar_math.h"
 
-#define real               double
-#define name           FSM_NAME(name, f64)
-#define LANES              FSM_LANES(FSM_F64)
-#define SIDE               4 /* of the squares of vec_transpose */
+#define real  double
+#define name  FSM_NAME(name, f64)
+#define LANES FSM_LANES(FSM_F64)
+#define SIDE  4 /* of the squares of vec_transpose */
 
 /* The format. */
 #define MIN_NORMAL     0x1p-1022
@@ -19,19 +19,19 @@
 #define STORED_REAL FSM_STORAGE_f64
 
 /* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^320 until they are finished. */
-#define ROUND_TO_INT  0x1.8p52 /* added to a number, leaves its integer in the low bits */
-#define LOWEST        1100     /* e is 0 from 2^-1100 of the row's power of two down (kernels/math.h) */
-#define EXP_SCALE     0x1p123  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
-#define Y_UNIT        0x1p-703 /* Y_POWER in the exponent field */
-#define Y_POWER       320
-#define MIN_FACTOR_EXPONENT   -1000    /* factors of quotients: their exponents, from here ... */
-#define MAX_FACTOR_EXPONENT    300      /* ... to here */
-#define E_FACTOR      0x1p200  /* of e */
-#define MINUS_E_FIELD -0x1p825 /* its bits are 200 in the exponent field, negated */
-#define C_POWER       200      /* shares that something is added to carry a factor of 2^C_POWER, ... */
-#define MAX_C_EXPONENT        500      /* or less if a term is beyond this power */
-#define MAX_GRAD     0x1p400  /* of log_softmax: gradients below this may be taken times E_FACTOR */
-#define MAX_SUM      0x1p1023 /* of terms that have a factor */
+#define ROUND_TO_INT        0x1.8p52 /* added to a number, leaves its integer in the low bits */
+#define LOWEST              1100     /* e is 0 from 2^-1100 of the row's power of two down (kernels/math.h) */
+#define EXP_SCALE           0x1p123  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
+#define Y_UNIT              0x1p-703 /* Y_POWER in the exponent field */
+#define Y_POWER             320
+#define MIN_FACTOR_EXPONENT -1000    /* factors of quotients: their exponents, from here ... */
+#define MAX_FACTOR_EXPONENT 300      /* ... to here */
+#define E_FACTOR            0x1p200  /* of e */
+#define MINUS_E_FIELD       -0x1p825 /* its bits are 200 in the exponent field, negated */
+#define C_POWER             200      /* shares that something is added to carry a factor of 2^C_POWER, ... */
+#define MAX_C_EXPONENT      500      /* or less if a term is beyond this power */
+#define MAX_GRAD            0x1p400  /* of log_softmax: gradients below this may be taken times E_FACTOR */
+#define MAX_SUM             0x1p1023 /* of terms that have a factor */
 
 /* Of the exponential; LN2 is from tools/exp_constants.py too. */
 #define LOG2E          FSM_LOG2E

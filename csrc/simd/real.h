@@ -1,5 +1,5 @@
-/* The precision of a translation unit: FSM_REAL is 32 or 64. Where nobody has said which, as in an editor that opens one
- * header, it is float32. */
+/* The precision of a translation unit: FSM_REAL is 32 or 64. Where nobody has said which, as in an editor that opens
+ * one header, it is float32. */
 #ifndef FSM_REAL_H
 #define FSM_REAL_H
 

@@ -28,7 +28,7 @@
 #if !defined(FSM_EACH_BLOCK)
 #define FSM_EACH_BLOCK(i, count)                                                                                       \
     FSM_UNROLL                                                                                                         \
-    for (int i = 0; i < FSM_MAX_BLOCKS; i++)                                                                          \
+    for (int i = 0; i < FSM_MAX_BLOCKS; i++)                                                                           \
         if (i < (count))
 #endif
 

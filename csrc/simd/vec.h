@@ -7,8 +7,8 @@
  *
  * Every function works lane by lane and rounds once, to nearest, unless its line says otherwise.
  *
- * FSM_SIMD names the instruction set's header. Where nobody has said which, as in an editor that opens one header, it is
- * the scalar reference. */
+ * FSM_SIMD names the instruction set's header. Where nobody has said which, as in an editor that opens one header, it
+ * is the scalar reference. */
 #ifndef FSM_VEC_H
 #define FSM_VEC_H
 

@@ -9,6 +9,7 @@
  *   driver sums ISA DTYPE N COLUMNS                stdin: an array; stdout: its exponentials, then pairs hi, lo
  * (probe.h)
  */
+#include "describe.h"
 #include "fsm.h"
 
 #include <stdio.h>
@@ -22,9 +23,9 @@ typedef void sums_f32(const float *, ptrdiff_t, ptrdiff_t, float *, fsm_sum *);
 typedef void sums_f64(const double *, ptrdiff_t, ptrdiff_t, double *, fsm_sum *);
 
 #define ISA(name)                                                                                                      \
-    probe_f32 fsm_probe_##name##_f32;                                                                                    \
-    probe_f64 fsm_probe_##name##_f64;                                                                                    \
-    sums_f32 fsm_probe_sums_##name##_f32;                                                                                \
+    probe_f32 fsm_probe_##name##_f32;                                                                                  \
+    probe_f64 fsm_probe_##name##_f64;                                                                                  \
+    sums_f32 fsm_probe_sums_##name##_f32;                                                                              \
     sums_f64 fsm_probe_sums_##name##_f64;
 #include "isa.def"
 #undef ISA
@@ -87,31 +88,40 @@ static const struct {
     {"target", FSM_TARGET, true, true}, {"class_weight", FSM_CLASS_WEIGHT, false, true},
 };
 
-/* Room for an operand, as it lies; returns its bytes. args->n and shape[0] are N and OUTER. */
-static size_t place(fsm_args *args, int which, int storage, ptrdiff_t inner, bool each_row, bool along) {
-    const ptrdiff_t size = storage == FSM_STORAGE_f32 ? 4 : 8, width = each_row ? inner : 1;
-    const ptrdiff_t length = along ? args->n : 1;
-    fsm_operand *operand = &args->operands[which];
-    operand->storage = storage;
-    operand->step[0] = along ? width * size : 0;
-    operand->stride[0] = each_row ? length * width * size : 0;
-    operand->row_stride = each_row && inner > 1 ? size : operand->stride[0];
-    const size_t bytes = (size_t)((each_row ? args->shape[0] : 1) * length * width * size);
-    operand->data = malloc(bytes);
-    if (!operand->data)
+/* What runs, on C-contiguous arrays of three dimensions: OUTER, N and INNER, or 1 in place of some. */
+typedef struct {
+    fsm_args args;
+    ptrdiff_t outer, n, inner;
+    fsm_layout layouts[FSM_OPERANDS];
+    ptrdiff_t shapes[FSM_OPERANDS][3], strides[FSM_OPERANDS][3];
+} call;
+
+/* Room for an operand; returns its bytes. */
+static size_t place(call *c, int which, int storage, bool each_row, bool along) {
+    ptrdiff_t *shape = c->shapes[which], *strides = c->strides[which];
+    ptrdiff_t bytes = storage == FSM_STORAGE_f32 ? 4 : 8;
+    shape[0] = each_row ? c->outer : 1;
+    shape[1] = along ? c->n : 1;
+    shape[2] = each_row ? c->inner : 1;
+    for (int d = 2; d >= 0; d--) {
+        strides[d] = bytes;
+        bytes *= shape[d];
+    }
+    c->layouts[which] = (fsm_layout){.shape = shape, .strides = strides};
+    char *data = malloc((size_t)bytes);
+    if (!data)
         die("no memory");
-    if (which >= args->used)
-        args->used = which + 1;
-    return bytes;
+    fsm_set_operand(&c->args, which, data, storage, false);
+    return (size_t)bytes;
 }
 
-static void read_operand(fsm_args *args, int which, size_t bytes) {
-    if (fread(args->operands[which].data, 1, bytes, stdin) != bytes)
+static void read_operand(call *c, int which, size_t bytes) {
+    if (fread(c->args.operands[which].data, 1, bytes, stdin) != bytes)
         die("short input");
 }
 
-static void read_extra(fsm_args *args, const char *name, int floats, ptrdiff_t inner) {
-    fsm_loss *loss = &args->loss;
+static void read_extra(call *c, const char *name, int floats) {
+    fsm_loss *loss = &c->args.loss;
     if (sscanf(name, "loss=%lf,%lf,%lf", &loss->smoothing, &loss->z, &loss->softcap) == 3)
         return;
     size_t i = 0;
@@ -122,7 +132,7 @@ static void read_extra(fsm_args *args, const char *name, int floats, ptrdiff_t i
     const bool labels = strcmp(name, "labels") == 0;
     loss->ignores |= labels;
     const int storage = labels ? FSM_STORAGE_i64 : floats, which = extras[i].operand;
-    read_operand(args, which, place(args, which, storage, inner, extras[i].each_row, extras[i].along));
+    read_operand(c, which, place(c, which, storage, extras[i].each_row, extras[i].along));
 }
 
 /* Leaves no losses where they will be. */
@@ -142,32 +152,35 @@ static int run(char **argv, int count) {
         die("no such operation");
     int dtype = find_dtype(argv[2]), floats = dtype == FSM_F32 ? FSM_STORAGE_f32 : FSM_STORAGE_f64;
     fsm_kernel *kernel = fsm_isas[find_isa(argv[1])].kernels[dtype][op];
-    ptrdiff_t outer = atol(argv[3]), n = atol(argv[4]), inner = atol(argv[5]);
+    call c = {.outer = atol(argv[3]), .n = atol(argv[4]), .inner = atol(argv[5])};
+    fsm_args *args = &c.args;
 
     const bool reduces = op == FSM_OP_logsumexp || op == FSM_OP_logmeanexp || op == FSM_OP_softmax_entropy;
     const bool loses = op == FSM_OP_cross_entropy;
-    fsm_args args = {.n = n, .axes = 1, .length = {n}, .ndim = 1, .shape = {outer}, .temperature = 1};
-    args.columns = inner > 1 ? inner : 0;
-    args.loss = (fsm_loss){.divisor = 1, .z_divisor = 1, .ignore_index = -1};
-    read_operand(&args, FSM_X, place(&args, FSM_X, floats, inner, true, true));
+    fsm_begin(args);
+    args->loss.ignore_index = -1;
+    read_operand(&c, FSM_X, place(&c, FSM_X, floats, true, true));
     for (int i = 6; i < count; i++)
-        read_extra(&args, argv[i], floats, inner);
-    const size_t bytes = place(&args, FSM_Y, floats, inner, true, !reduces);
-    const size_t of_losses = loses ? place(&args, FSM_LOSS, FSM_STORAGE_f64, inner, true, false) : 0;
+        read_extra(&c, argv[i], floats);
+    const size_t bytes = place(&c, FSM_Y, floats, true, !reduces);
+    const size_t of_losses = loses ? place(&c, FSM_LOSS, FSM_STORAGE_f64, true, false) : 0;
+    fsm_describe(args, 3, c.layouts, 1 << 1); /* along N */
+    if (c.inner > 1)                          /* however few: columns of any number are tested */
+        args->columns = args->shape[--args->ndim];
     char *memory = malloc(FSM_SCRATCH + 64), *losses = malloc(of_losses + 1);
     if (!memory || !losses)
         die("no memory");
     void *scratch = memory + (64 - (uintptr_t)memory % 64);
 
     if (loses)
-        run_loss_alone(kernel, &args, dtype, scratch, losses, of_losses);
-    kernel(&args, 0, fsm_units(&args, dtype), scratch);
-    if (loses && memcmp(losses, args.operands[FSM_LOSS].data, of_losses) != 0)
+        run_loss_alone(kernel, args, dtype, scratch, losses, of_losses);
+    kernel(args, 0, fsm_units(args, dtype), scratch);
+    if (loses && memcmp(losses, args->operands[FSM_LOSS].data, of_losses) != 0)
         die("the loss alone is another");
-    fwrite(args.operands[FSM_Y].data, 1, bytes, stdout);
+    fwrite(args->operands[FSM_Y].data, 1, bytes, stdout);
     fwrite(losses, 1, of_losses, stdout);
-    for (int o = 0; o < args.used; o++)
-        free(args.operands[o].data);
+    for (int o = 0; o < args->used; o++)
+        free(args->operands[o].data);
     free(memory);
     free(losses);
     return 0;

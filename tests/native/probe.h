@@ -6,9 +6,11 @@
 
 /* Runs vec_<function>, or one of the portable headers, on blocks a, b, c and an integer n; writes its result and
  * returns the bytes written. */
-size_t FSM_OF_THIS_UNIT(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result);
+size_t FSM_OF_THIS_UNIT(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n,
+                               void *result);
 
-size_t FSM_OF_THIS_UNIT(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n, void *result) {
+size_t FSM_OF_THIS_UNIT(probe)(const char *function, const real *a, const real *b, const real *c, ptrdiff_t n,
+                               void *result) {
     const vec va = vec_load(a), vb = vec_load(b), vc = vec_load(c);
     real *out = result;
 #define IS(name) (strcmp(function, #name) == 0)
