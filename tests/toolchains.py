@@ -63,7 +63,7 @@ def setup_table(name):
 
 def isa_flags(machine):
     """The flags that setup.py gives each file of csrc/isa/."""
-    return {**setup_table("ISA_FLAGS")[machine], **{isa: [] for isa in setup_table("PORTABLE_ISAS")}}
+    return {**setup_table("ISA_FLAGS")[machine], **setup_table("PORTABLE_ISAS")}
 
 
 def build_alone(name, pattern, directory, *flags):

@@ -661,7 +661,8 @@ FSM_INLINE void softmax_write_blocks(const void *op, int t, ptrdiff_t i, const i
     softmax_panel_t *panel = &pass->panels[t];
     const real *e[4];
     real *to[4];
-    FSM_EACH_BLOCK(k, count) {
+    FSM_UNROLL
+    for (int k = 0; k < 4; k++) { /* some of which may not be there */
         e[k] = block_at(pass->quads.x, t, i + k);
         to[k] = block_at(pass->quads.y, t, i + k);
     }

@@ -608,7 +608,7 @@ FSM_INLINE void gradient_add_lane(void *op, int t, ptrdiff_t i, const bool all, 
     const real *a[4], *b[4];
     FSM_UNROLL
     for (int step = 0; step < 4; step++) {
-        const bool there = all || i + step * LANES < grad.count;
+        const bool there = all || step == 0 || i + step * LANES < grad.count;
         a[step] = there ? block_at(grad, t, i + step * LANES) : no_grad;
         b[step] = there ? block_at(saved, t, i + step * LANES) : b[0];
     }
