@@ -31,10 +31,6 @@ def listed(name):
     return re.findall(r"^(?:OP|ISA)\((\w+)", code(CSRC / name), re.MULTILINE)
 
 
-def contract(path="simd/vec.h"):
-    return re.findall(r"^FSM_INLINE [\w ]+?(vec_\w+)\(", code(CSRC / path), re.MULTILINE)
-
-
 def test_every_op_has_its_kernel_its_function_and_its_test():
     assert listed("ops.def") == list(_core.ops())
     kernels = {path: code(path) for path in KERNELS}

@@ -2,34 +2,50 @@
 #ifndef FSM_SIMD_BASE_H
 #define FSM_SIMD_BASE_H
 
-#define FSM_ISA base
+#include "real.h"
+
+#define FSM_ISA          base
+#define FSM_HAS_LANE_FMA 1
+
+#if FSM_REAL == 32
 
 /* The product of two floats is exact in double; what is left is one rounding to double before the one to
  * float. The reduction of x by multiples of ln2 needs that. */
-#define fma_f32(a, b, c)     (float)((double)(a) * (b) + (c))
-#define scale_f32(e, hi, lo) (float)((double)(e) * (hi) + (e) * (lo))
+FSM_ALWAYS_INLINE float lane_fma(float a, float b, float c) {
+    return (float)((double)a * b + c);
+}
+
+FSM_ALWAYS_INLINE float lane_mul_error(float a, float b, float p) {
+    return lane_fma(a, b, -p);
+}
+
+FSM_ALWAYS_INLINE float lane_scale(float e, float hi, float lo) {
+    return lane_fma(e, hi, e * lo);
+}
+
+#else
 
 /* The reduction is exact all the same: LN2_HI has 31 bits (tools/exp_constants.py). Elsewhere a rounding more is no
  * harm. */
-#define fma_f64(a, b, c)       ((a) * (b) + (c))
-#define mul_error_f32(a, b, p) (float)((double)(a) * (b) - (p))
-#define mul_error_f64(a, b, p) product_error(a, b, p)
-#define scale_f64(e, hi, lo)   product_plus(e, hi, (e) * (lo))
+FSM_ALWAYS_INLINE double lane_fma(double a, double b, double c) {
+    return a * b + c;
+}
 
-/* a*b - p, exactly, for p = a*b rounded (Dekker, "A floating-point technique for extending the available precision",
- * 1971). |a|, |b| < 2^990. */
-static inline double product_error(double a, double b, double p) {
+/* Dekker, "A floating-point technique for extending the available precision", 1971. |a|, |b| < 2^990. */
+FSM_ALWAYS_INLINE double lane_mul_error(double a, double b, double p) {
     const double splitter = 0x1p27 + 1;
     double a_hi = a * splitter - (a * splitter - a), a_lo = a - a_hi;
     double b_hi = b * splitter - (b * splitter - b), b_lo = b - b_hi;
     return ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo;
 }
 
-/* a*b + c for a small c. */
-static inline double product_plus(double a, double b, double c) {
-    double p = a * b;
-    return p + (product_error(a, b, p) + c);
+/* What is added is small. */
+FSM_ALWAYS_INLINE double lane_scale(double e, double hi, double lo) {
+    const double p = e * hi;
+    return p + (lane_mul_error(e, hi, p) + e * lo);
 }
+
+#endif
 
 #include "lanes.h"
 

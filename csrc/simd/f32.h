@@ -5,9 +5,8 @@
 #include "../fsm.h"
 
 #define real  float
-#define name  FSM_NAME(name, f32)
 #define LANES FSM_LANES(FSM_F32)
-#define SIDE  8 /* of the squares of vec_transpose */
+#define SIDE  8 /* of the squares of reg_transpose */
 
 /* The format. */
 #define MIN_NORMAL     0x1p-126f

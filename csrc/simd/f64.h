@@ -5,9 +5,8 @@
 #include "../math/scalar_math.h"
 
 #define real  double
-#define name  FSM_NAME(name, f64)
 #define LANES FSM_LANES(FSM_F64)
-#define SIDE  4 /* of the squares of vec_transpose */
+#define SIDE  4 /* of the squares of reg_transpose */
 
 /* The format. */
 #define MIN_NORMAL     0x1p-1022
@@ -33,7 +32,7 @@
 #define MAX_GRAD            0x1p400  /* of log_softmax: gradients below this may be taken times E_FACTOR */
 #define MAX_SUM             0x1p1023 /* of terms that have a factor */
 
-/* Of the exponential; LN2 is from tools/exp_constants.py too. */
+/* For the exponential; LN2 is from tools/exp_constants.py too. */
 #define LOG2E          FSM_LOG2E
 #define LN2            0x1.62e42fefa39efp-1
 #define LN2_HI         FSM_LN2_HI

@@ -1,11 +1,31 @@
-/* Rows side by side in a block (vec.h), by way of memory: for instruction sets without functions of their own. Those
- * with them define FSM_HAS_PARTS. */
+/* Rows side by side in a block: `parts` of them, of n elements, that lie one after the other in memory, each in
+ * LANES/parts lanes, n or more. parts is 1, 2, 4 or 8.
+ *
+ * What stands here goes by way of memory. An instruction set that does better in registers has a file of its own for
+ * these functions, which it names FSM_PARTS. */
 #ifndef FSM_SIMD_PARTS_H
 #define FSM_SIMD_PARTS_H
 
-#include "real.h"
+#include "block.h"
 
 #include <string.h>
+
+FSM_INLINE vec vec_load_parts(const real *p, ptrdiff_t n, int parts, real fill); /* lanes from n on are fill */
+FSM_INLINE void vec_store_parts(real *p, ptrdiff_t n, int parts, vec a); /* may write up to p + LANES after the rows */
+FSM_INLINE vec vec_set_parts(const real *p, int parts);                  /* p[i] in all lanes of row i */
+FSM_INLINE void vec_max_parts(vec a, int parts, real *max);              /* vec_hmax of each row */
+FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo); /* vec_acc_fold of each row */
+
+#if defined(FSM_PARTS)
+
+#include FSM_PARTS
+#define FSM_HAS_PARTS          1
+#define IF_PARTS_PAY(function) (function)
+
+#else
+
+/* By way of memory, short rows side by side take up to 1.7 times as long as they do as columns. */
+#define IF_PARTS_PAY(function) (false ? (function) : NULL)
 
 FSM_INLINE vec vec_load_parts(const real *p, ptrdiff_t n, int parts, real fill) {
     const ptrdiff_t width = LANES / parts;
@@ -43,22 +63,6 @@ FSM_INLINE void vec_max_parts(vec a, int parts, real *max) {
     }
 }
 
-FSM_INLINE void vec_find_parts(vec a, vec b, int parts, int *at) {
-    const int width = LANES / parts;
-    real lanes[LANES], wanted[LANES];
-    vec_store(lanes, a);
-    vec_store(wanted, b);
-    for (int i = 0; i < parts; i++) {
-        at[i] = 0;
-        while (at[i] < width && !(lanes[i * width + at[i]] == wanted[i * width + at[i]]))
-            at[i]++;
-    }
-}
-
-FSM_INLINE vec_acc vec_acc_of(vec a) {
-    return vec_acc_add(vec_acc_zero(), a);
-}
-
 FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo) {
     double lanes_hi[LANES], lanes_lo[LANES];
     vec_acc_get(s, lanes_hi, lanes_lo);
@@ -74,6 +78,17 @@ FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo)
         hi[i] = row_hi[0];
         lo[i] = row_lo[0];
     }
+}
+
+#endif
+
+/* vec_find_eq of each row, or LANES/parts. */
+FSM_INLINE void vec_find_parts(vec a, vec b, int parts, int *at) {
+    const uint64_t bits = eq_bits_of_block(a, b);
+    const int width = LANES / parts;
+    FSM_UNROLL
+    for (int i = 0; i < parts; i++)
+        at[i] = lowest_bit(bits >> (i * width) | UINT64_C(1) << width);
 }
 
 #endif

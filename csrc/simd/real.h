@@ -13,4 +13,9 @@
 #include "f64.h"
 #endif
 
+/* Numbers in a register, whose types an instruction set defines (vec.h), and registers of a block. */
+#define REG_LANES  ((int)(sizeof(reg) / sizeof(real)))
+#define WIDE_LANES ((int)(sizeof(wide) / sizeof(double)))
+#define REGS       (LANES / REG_LANES)
+
 #endif
