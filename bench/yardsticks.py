@@ -39,19 +39,22 @@ def compiler():
 
 @functools.cache
 def native():
-    """The yardsticks in C for the active instruction set, compiled at first use; None without a compiler."""
-    command, isa = compiler(), _core.active_isa()
+    """The yardsticks in C for the active instruction set, compiled at first use; None without a compiler. FSM_DEBUG, as
+    setup.py knows it, has them compiled in a small part of the time: to be tested, not to measure with."""
+    command, isa, debug = compiler(), _core.active_isa(), bool(os.environ.get("FSM_DEBUG"))
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     if command is None or os.name != "posix":
         return None
-    library = ROOT / f"build/bench/{isa}.so"
-    sources = [ROOT / f"csrc/isa/{isa}.c", *(ROOT / "csrc/pool").glob("*.c"), NATIVE / "yardsticks.c"]
+    library = ROOT / f"build/bench/{isa}{'-debug' if debug else ''}.so"
+    units = [ROOT / f"csrc/isa/{isa}_{precision}.c" for precision in ("f32", "f64")]
+    sources = [*units, *(ROOT / "csrc/pool").glob("*.c"), NATIVE / "yardsticks.c"]
     newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").rglob("*.[chd]*"), *NATIVE.iterdir()])
     if not library.exists() or library.stat().st_mtime < newest:
         library.parent.mkdir(parents=True, exist_ok=True)
         partial = library.with_suffix(f".{os.getpid()}")
         flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", *isa_flags(machine)[isa]]
-        flags += [f"-DBENCH_ISA=fsm_isa_{isa}", f"-I{ROOT / 'csrc'}", *map(str, sources)]
+        flags += ["-O1", "-DFSM_KEEP_FUNCTIONS="] if debug else []
+        flags += [f"-DBENCH_ISA={isa}", f"-I{ROOT / 'csrc'}", *map(str, sources)]
         flags += ["-lm", "-lpthread", "-o", str(partial)]
         subprocess.run([*command, *flags], check=True)
         os.replace(partial, library)

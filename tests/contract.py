@@ -46,6 +46,7 @@ def call(op, x, axis=-1, **options):
     return getattr(fs, op)(x, axis, **options)
 
 
+@functools.cache
 def takes(op, option):
     return option in inspect.signature(getattr(fs, op)).parameters
 

@@ -52,6 +52,14 @@ LAST_AXIS = [
 FIRST_AXIS = [(1000, 64), (1024, 1024), (32000, 128), (1024, 4096), (10, 100000)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_in_no_time():
+    """The yardsticks: nothing is timed here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSM_DEBUG", "1")
+        yield
+
+
 # ---- the list
 
 

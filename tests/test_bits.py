@@ -27,6 +27,7 @@ def scalar_results(op, dtype, rows):
         return [(name, x, call(op, x)) for name, x in listed(rows, dtype)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rows", [ordinary, breakers, adversarial, confident, short])
 def test_every_isa_gives_the_bits_of_scalar(fma_isa, dtype, op, rows):
     cases = scalar_results(op, dtype, rows)
@@ -38,6 +39,7 @@ def test_every_isa_gives_the_bits_of_scalar(fma_isa, dtype, op, rows):
             assert_same_bits(call(op, columns, 0), np.repeat(expected.T, 20, axis=-1), name)
 
 
+@pytest.mark.sampled(3)
 def test_every_isa_gives_the_bits_of_scalar_with_options(fma_isa, dtype, op):
     rng = np.random.default_rng(0)
     for name, x in [*adversarial(dtype, count=60), *confident(dtype)]:
@@ -57,6 +59,7 @@ def test_every_isa_gives_the_bits_of_scalar_with_options(fma_isa, dtype, op):
         assert_same_bits(np.atleast_2d(columns if op == "logsumexp" else columns.T), expected, name)
 
 
+@pytest.mark.sampled(3)
 def test_alone_or_in_a_batch(isa, dtype, op):
     for n in LENGTHS:
         rng = np.random.default_rng(n)
@@ -87,6 +90,7 @@ def test_a_neighbour_changes_nothing(isa, dtype, op):
         assert_same_bits(got, expected)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("n", [300, 1500, 4500])
 def test_columns_that_rise_and_fall(isa, dtype, op, n):
     """Columns are summed relative to what their first elements promise (softmax.h): here that is far too little, too
@@ -142,6 +146,7 @@ def test_batches_of_short_rows(isa, dtype, op):
                 assert_same_bits(call(op, a[rows], **options), expected[rows], f"{n} {rows} {options}")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("storage", ["float16", "bfloat16", "int16", "bool"])
 def test_short_rows_of_other_storages(isa, storage, op):
     """They are loaded together and computed several at a time: as one by one, whatever came before on the stack."""
@@ -162,6 +167,7 @@ def test_short_rows_of_other_storages(isa, storage, op):
         assert_same_bits(call(op, padded).reshape(expected.shape), expected, f"{n} padded")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("n", [150, 1000, 2048, 3000, 9000])
 def test_rows_that_differ(isa, dtype, op, n):
     """Rows are summed relative to what rows before them, or their first elements, promise: here that is sometimes too
@@ -193,6 +199,7 @@ def test_rows_that_differ(isa, dtype, op, n):
             assert_same_bits(rows, expected, f"around {middle}, in place")
 
 
+@pytest.mark.sampled(3)
 def test_alignment(isa, dtype, op):
     for n in (1, 3, 10, 33, 100, 1000, 2049, 5000):
         rng = np.random.default_rng(n)
@@ -242,9 +249,11 @@ def laid_out_as_rows(op, x, axis, where, **options):
     return y.reshape(rows.shape).transpose(np.argsort(order)) if op in NORMALIZERS else y.reshape(shape)
 
 
-@settings(max_examples=1000, deadline=None)
-@given(st.data())
-def test_axes_order_strides_masks_and_in_place(data):
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("part", range(4))  # of the examples
+@settings(max_examples=250, deadline=None)
+@given(data=st.data())
+def test_axes_order_strides_masks_and_in_place(part, data):
     op = data.draw(st.sampled_from(FORWARD))
     dtype = data.draw(st.sampled_from(["float32", "float64"]))
     sides = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
@@ -279,6 +288,7 @@ def test_axes_order_strides_masks_and_in_place(data):
         assert_same_bits(view, expected)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("storage", ["float32", "float64", "float16", "bfloat16", "int16", "swapped float32"])
 def test_short_rows_that_interleave(isa, storage, op):
     """A tile takes columns from several places along the other dimensions, and may begin or end amid a run of them."""
@@ -349,6 +359,7 @@ def test_a_range_of_work_units_is_a_range_of_the_result(isa, dtype, op):
                 assert_same_bits(np.concatenate(parts[1:], axis=cut_axis), parts[0])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [

@@ -20,6 +20,7 @@ def polynomial(name, header):
     return [float.fromhex(value) for value in re.findall(rf"{NUMBER}|\b[01]\b", listed)]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("fmt", [np.float32, np.float64])
 def test_exponential(fmt):
     header = (ROOT / "csrc/simd" / f"f{np.dtype(fmt).itemsize * 8}.h").read_text()

@@ -67,6 +67,7 @@ def cases(dtype):
     return found
 
 
+@pytest.mark.sampled(2)
 def test_accuracy(isa, dtype):
     for message, x, target, options, exact in cases(dtype)[:: 3 if isa in SLOW_ISAS else 1]:
         loss, gradient = both(x, target, **options)
@@ -90,6 +91,7 @@ def test_every_isa_gives_the_bits_of_scalar(isa, dtype):
         assert_same_bits(got[1], gradient, message)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("gap", [1e-3, 1, 16, 17, 27.63, 37, 40, 60, 80, 87])
 def test_a_confident_row_keeps_its_digits(isa, dtype, gap):
     """The loss is log1p of what the others are, and the label's gradient is minus that, however small."""

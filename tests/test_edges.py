@@ -234,9 +234,11 @@ def problems(draw):
     return op, x, axis, options
 
 
-@settings(max_examples=1000, deadline=None)
-@given(problems())
-def test_anything(problem):
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("part", range(4))  # of the examples
+@settings(max_examples=250, deadline=None)
+@given(problem=problems())
+def test_anything(part, problem):
     op, x, axis, options = problem
     with np.errstate(all="raise"):
         got = call(op, x, axis, **options)
@@ -248,9 +250,11 @@ def test_anything(problem):
         assert type(got) is np.ndarray or (op not in NORMALIZERS and np.shape(got) == ())
 
 
-@settings(max_examples=700, deadline=None)
-@given(problems(), st.sampled_from(list(STORAGES)))
-def test_any_storage(problem, storage):
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("part", range(3))  # of the examples
+@settings(max_examples=240, deadline=None)
+@given(problem=problems(), storage=st.sampled_from(list(STORAGES)))
+def test_any_storage(part, problem, storage):
     """As if it had been converted to what the arithmetic is done in, and the result rounded once."""
     op, x, axis, options = problem
     with np.errstate(all="ignore"):

@@ -62,6 +62,7 @@ def exact_cases(name, dtype):
     return [exact(name, g, saved) for _, g, saved in cases(name, dtype)]
 
 
+@pytest.mark.sampled(4)
 def test_accuracy(isa, dtype, gradient):
     worst = 0
     for (message, g, saved), (value, largest) in zip(cases(gradient, dtype), exact_cases(gradient, dtype), strict=True):

@@ -61,6 +61,7 @@ def spoiled(rng, dtype, shape):
     yield "late", sunken.astype(dtype)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("shape", [(70, 3), (40, 16), (9, 33), (9, 100), (20, 1000), (20, 1024), (8, 2049), (3, 9000)])
 def test_past_the_caches(isa, dtype, shape):
     rng = np.random.default_rng(0)
@@ -103,6 +104,7 @@ def test_past_the_caches_where_that_cannot_be(isa, dtype):
         assert_same_bits(fs.softmax(x.astype(np.float16), dtype=dtype), from_halves)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_long_rows_are_shared(isa, dtype, rows):
     """Rows of more than 1 MB, of which there are too few for the threads."""

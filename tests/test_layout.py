@@ -193,10 +193,32 @@ def test_the_sdist_has_what_building_and_testing_need():
     included = [name for line in re.findall(r"^include (.*)$", manifest, re.MULTILINE) for name in line.split()]
     implied = ["fastsoftmax/*.py", "fastsoftmax/*.pyi", "fastsoftmax/py.typed"]
     implied += ["pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"]  # by setuptools
-    for path in tracked_files():
+    for path in tracked_files():  # all there is, but pictures
         name = path.relative_to(ROOT).as_posix()
-        if not name.startswith(".") and name.split("/")[0] not in [*grafted, "docs"]:
+        if name.split("/")[0] not in grafted:
             assert any(fnmatch(name, pattern) for pattern in included + implied), name
+
+
+def ci_commands():
+    """.ci/run, with the recipes of the Makefile that it calls."""
+    makefile, script = (ROOT / "Makefile").read_text(), (ROOT / ".ci/run").read_text()
+    targets = re.findall(r"\bmake (\w+)$", script, re.MULTILINE)
+    recipes = [re.search(rf"^{target}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1] for target in targets]
+    assert recipes
+    return "\n".join([script, *recipes])
+
+
+def test_what_pytest_leaves_out_is_run_by_ci():
+    """By a step that takes all of it: that marker, and nothing that chooses further."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    left_out = re.search(r'-m "(.*)"', options["addopts"])[1].removeprefix("not ").split(" and not ")
+    known = {marker.split(":")[0].split("(")[0] for marker in options["markers"]}
+    assert left_out
+    assert set(left_out) == known - {"sampled"}
+    for marker in left_out:
+        assert re.search(
+            rf"^\s*(\w+=\S+ )*pytest (-q |-n0 )*-m {marker}( \$\(ARGS\))?$", ci_commands(), re.MULTILINE
+        ), marker
 
 
 def test_every_formatter_is_pinned():

@@ -190,10 +190,10 @@ def test_the_same_call_gives_the_same_bits(dtype):
 @pytest.mark.parametrize("budget", [1 << 18, 1 << 20])
 @pytest.mark.parametrize("layout", ["C", "F", "steps"])
 def test_memory(dtype, budget, layout):
-    x, weight, bias = numbers(dtype, (1500,), 16, 2000)  # logits of 12 or 24 MB
+    x, weight, bias = numbers(dtype, (500,), 16, 2000)  # logits of 4 or 8 MB
     x, weight = LAYOUTS[layout](x), LAYOUTS[layout](weight)
     small = 16384 + 32 * len(x) + 64 * len(weight)  # a few numbers a row, and a class
-    for target in (np.arange(1500, dtype="i4"), np.arange(1500, dtype=">u2")):
+    for target in (np.arange(500, dtype="i4"), np.arange(500, dtype=">u2")):
         for options in ({}, {"ignore_index": 3, "label_smoothing": 0.1, "reduction": "none"}):
             options = options | {"memory_budget": budget}
             allowed = budget + weight.nbytes + small

@@ -51,6 +51,7 @@ def test_the_difference_may_overflow(isa, dtype):
 # ---- confident rows: the largest element's result is -log1p(the others), however small
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("gap", [1e-3, 0.3, 1, 5, 16, 17, 30, 37, 40, 60, 80, 87])
 def test_the_largest_element_keeps_its_digits(isa, dtype, gap):
     for n in (2, 3, 40, 3000):
@@ -108,6 +109,7 @@ def test_subnormal_inputs_count_as_what_they_are(isa, dtype):
     check("log_softmax", np.array([[0, tiny, -tiny, 5 * tiny], [1, tiny, 1, tiny], [200, tiny, 200, 200]], dtype))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
 @pytest.mark.parametrize("base", [3e6, 2.0**21 - 150, 1e7, -3e6])
 def test_chunks_that_merge_by_their_difference(isa, dtype, temperature, base):

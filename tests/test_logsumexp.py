@@ -93,6 +93,7 @@ def check_weighted(a, b, axis=None, **options):
     assert np.all(error <= MAX_WEIGHTED_ULP * np.where(np.isfinite(exact), cancelled, 1))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("n", [1, 2, 3, 31, 33, 100, 2049, 5000])
 def test_weights(isa, dtype, n):
     rng = np.random.default_rng(n)

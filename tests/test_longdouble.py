@@ -33,6 +33,7 @@ def confident_rows():
             yield x[:, ::-1] + LONG(7) / 3
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("cases", [rows, confident_rows])
 def test_accuracy(op, cases):
     for x in cases():
@@ -42,6 +43,7 @@ def test_accuracy(op, cases):
             check(op, x.T, None)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("temperature", [0.7, 1e-3, 1e3, 1e-300, 1e300])
 @tempered
 def test_accuracy_at_a_temperature(op, temperature):
@@ -71,6 +73,7 @@ def test_range_is_that_of_longdouble(op):
     assert fs.softmax(np.array([0, -FMT.max], LONG))[1] == 0
 
 
+@pytest.mark.sampled(2)
 def test_masks(op):
     rng = np.random.default_rng(0)
     for x in rows(lengths=(2, 17, 200)):
@@ -85,6 +88,7 @@ def test_masks(op):
             check(op, np.where(mask, -np.inf, x), where=~mask, all_neg_inf="zero")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("axis", [0, 1, -1, None, (0, 1), (0, 2), (2, 1), ()])
 def test_axes(op, axis):
     x = np.random.default_rng(0).standard_normal((5, 6, 7)).astype(LONG) * 3

@@ -51,6 +51,7 @@ def guarded_copies(a, order="C"):
         yield copy
 
 
+@pytest.mark.sampled(3)
 @needs_mprotect
 def test_guard_pages(isa, dtype, op):
     for n in (n for n in LENGTHS if n < 3000):
@@ -68,6 +69,7 @@ def test_guard_pages(isa, dtype, op):
                     assert_same_bits(call(op, a, axis, out=a), expected)
 
 
+@pytest.mark.sampled(4)
 @needs_mprotect
 @pytest.mark.parametrize("storage", [name for name in STORAGES if name not in ("float32", "float64")])
 def test_guard_pages_of_other_storages(isa, storage, op):
@@ -165,6 +167,7 @@ BROADCAST = {
 layouts = pytest.mark.parametrize("layout", (LAYOUTS | BROADCAST).values(), ids=(LAYOUTS | BROADCAST).keys())
 
 
+@pytest.mark.sampled(8)
 @layouts
 @pytest.mark.parametrize("storage", STORAGES)
 def test_only_the_output_is_allocated(op, storage, layout):
@@ -179,6 +182,7 @@ def test_only_the_output_is_allocated(op, storage, layout):
             assert peak(lambda axis=axis: call(op, x, axis, temperature=0.7)) <= own
 
 
+@pytest.mark.sampled(4)
 @layouts
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "longdouble"])
 @pytest.mark.parametrize("op", [op for op in FORWARD if takes(op, "out")])
@@ -221,6 +225,7 @@ def test_weights_take_nothing(dtype, storage):
     assert peak(lambda: fs.logsumexp(a, b=b)) <= SMALL
 
 
+@pytest.mark.sampled(4)
 @layouts
 @pytest.mark.parametrize(
     "storage", ["float16", "bfloat16", "float32", "float64", "swapped float32", "longdouble", "int16"]

@@ -41,6 +41,7 @@ def exact_rows(op, dtype, rows, **options):
     return [(name, x, *exact_and_largest_term(op, x, **options)) for name, x in cases]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("rows", [ordinary, breakers, adversarial, confident, short])
 def test_accuracy(isa, dtype, op, rows):
     cases = exact_rows(op, dtype, rows)
@@ -55,6 +56,7 @@ def few(dtype):
             yield name, x[:2]
 
 
+@pytest.mark.sampled(3)
 @tempered
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_accuracy_at_a_temperature(isa, dtype, op, temperature):
@@ -96,6 +98,7 @@ def test_a_power_of_two_as_temperature_is_exact(dtype, op):
         check_accuracy(op, call(op, x, temperature=temperature), divided)
 
 
+@pytest.mark.sampled(3)
 def test_every_length_in_rows_and_columns(isa, dtype, op):
     for n in LENGTHS:
         rng = np.random.default_rng(n)
@@ -128,6 +131,7 @@ def masks(rng, shape):
     yield np.arange(shape[1]) < rng.integers(0, shape[1] + 1, (shape[0], 1))  # padding
 
 
+@pytest.mark.sampled(3)
 def test_masked_elements_are_never_read_into_the_result(isa, dtype, op):
     for n in (1, 2, 5, 31, 32, 33, 100, 129, 2049, 5000):
         rng = np.random.default_rng(n)
@@ -169,6 +173,7 @@ def test_nothing_takes_part(isa, dtype, op):
                 assert_same_bits(got, np.full(got.shape, ABSENT[op], dtype))
 
 
+@pytest.mark.sampled(3)
 def test_breakers_under_a_mask(isa, dtype, op):
     rng = np.random.default_rng(0)
     for name, x in few(dtype):
@@ -182,6 +187,7 @@ def spoilt(op, special):
     return np.inf if op in ("logsumexp", "logmeanexp") and special == np.inf else np.nan
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("special", [np.nan, -np.nan, np.inf])
 def test_a_nan_or_inf_spoils_its_row_only(isa, dtype, op, special):
     for n in (1, 2, 3, 10, 31, 32, 33, 129, 2048, 5000):
@@ -296,6 +302,7 @@ needs_mxcsr = pytest.mark.skipif(
 )
 
 
+@pytest.mark.sampled(3)
 @needs_mxcsr
 def test_nothing_is_subnormal_on_the_way(isa, dtype, op):
     """What is slow on many CPUs raises a flag: a result that underflows, or a subnormal operand. Softmax makes its

@@ -77,6 +77,7 @@ def worst(op, row, temperature=1.0):
         return max(abs((a - b) / c) if abs(c) > ZERO else abs(a - b) for a, b, c in triples)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("op", TEXTBOOK)
 @pytest.mark.parametrize("start", ["f4", "f8", "g"])
 def test_against_mpmath(op, start):
@@ -85,6 +86,7 @@ def test_against_mpmath(op, start):
         assert worst(op, row.astype(start)) < limit, row
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("temperature", [0.7, 1 / 3, 1e-3, 1e3, 2.0**-40, 1e300])
 @pytest.mark.parametrize("op", ["softmax", "log_softmax", "softmax_entropy"])
 def test_temperature_against_mpmath(op, temperature):
@@ -93,6 +95,7 @@ def test_temperature_against_mpmath(op, temperature):
             assert worst(op, row, temperature) < 2.0**-61, row
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("op", TEXTBOOK)
 def test_long_rows_against_mpmath(op):
     """The error of longdouble sums."""
@@ -137,6 +140,7 @@ def test_gradients_against_mpmath(op, start):
 LOSSES = [{}, {"label_smoothing": 0.1}, {"z_loss": 0.01}, {"label_smoothing": 0.3, "z_loss": 1e-4, "weight": True}]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("options", LOSSES)
 @pytest.mark.parametrize("start", ["f4", "f8", "g"])
 @pytest.mark.parametrize("soft", [False, True])

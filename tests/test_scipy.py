@@ -126,6 +126,7 @@ def test_scipys_own_tests(tmp_path):
     assert len(outcomes) >= len(expected) >= 19  # as many as SciPy 1.14 has
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_scipys_own_tests_notice_a_wrong_function(tmp_path, name):
     outcomes, output = run_scipys_tests(tmp_path, wrong_one=name)

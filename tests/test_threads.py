@@ -5,6 +5,7 @@ for i in $(seq 100); do pytest -q tests/test_threads.py || break; done
 
 import asyncio
 import contextvars
+import inspect
 import multiprocessing
 import os
 import signal
@@ -39,10 +40,10 @@ def run_python(code, timeout=120, **environment):
     """`code` in a fresh interpreter, which knows x (large enough for threads), fs, np, workers()."""
     head = f"""
 import os, sys, threading
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
 import numpy as np
 import fastsoftmax as fs
-from test_threads import workers
+{inspect.getsource(workers)}
 x = np.linspace(-9, 9, 2000 * 900, dtype=np.float32).reshape(2000, 900)
 """
     clean = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "FASTSOFTMAX_NUM_THREADS")}
@@ -70,6 +71,7 @@ def workers():
 # ---- results
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [((2000, 900), 1), ((2000, 900), 0), ((30, 100, 500), 1), ((20000, 3), 1), ((2, 900000), 1), ((900000, 2), 0)],
@@ -107,6 +109,7 @@ def run_pool(program, *arguments):
 
 
 @UNIX
+@pytest.mark.sanitizers
 def test_units_are_computed_once_under_thread_sanitizer(tmp_path):
     require("gcc")
     program = build_pool(tmp_path, "-fsanitize=thread")

@@ -84,7 +84,10 @@ void bench_copy(char *y, char *x, char *saved, ptrdiff_t n, ptrdiff_t times, int
 
 /* ---- the arithmetic floor: a kernel on one row, again and again, which so stays in L1; on every thread at once */
 
-extern const fsm_isa BENCH_ISA; /* the build says which */
+/* The build says which instruction set: BENCH_ISA. */
+#define KERNELS(isa, precision)  KERNELS_(isa, precision)
+#define KERNELS_(isa, precision) fsm_kernels_##isa##_##precision
+extern fsm_kernel *const KERNELS(BENCH_ISA, f32)[FSM_OPS], *const KERNELS(BENCH_ISA, f64)[FSM_OPS];
 
 typedef struct {
     fsm_kernel *kernel;
@@ -110,7 +113,7 @@ void bench_floor(int op, int size, char *x, char *saved, ptrdiff_t n, ptrdiff_t 
 void bench_floor(int op, int size, char *x, char *saved, ptrdiff_t n, ptrdiff_t units, int threads) {
     const int dtype = size == 4 ? FSM_F32 : FSM_F64;
     floor_job job = {
-        .kernel = BENCH_ISA.kernels[op][dtype],
+        .kernel = (dtype == FSM_F32 ? KERNELS(BENCH_ISA, f32) : KERNELS(BENCH_ISA, f64))[op],
         .args = {.n = n, .axes = 1, .length = {n}, .ndim = 1, .shape = {PASSES}, .temperature = 1},
     };
     int64_t first = 0;

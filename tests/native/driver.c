@@ -5,6 +5,8 @@
  *   driver run OP ISA DTYPE OUTER N INNER [OPERAND...] [loss=SMOOTHING,Z,SOFTCAP]
  *                                                  stdin: an array (OUTER, N, INNER), and the operands (see `extras`);
  *                                                  stdout: OP along axis 1, of a loss its gradient, then the losses
+ *   driver serve                                   stdin: lines of arguments of `run`, each followed by its input;
+ *                                                  stdout: for each, int64 bytes of the output, and the output
  *   driver vec FUNCTION ISA DTYPE LANES            stdin: records of int64 n and blocks a, b, c; stdout: results
  *   driver sums ISA DTYPE N COLUMNS                stdin: an array; stdout: its exponentials, then pairs hi, lo
  * (probe.h)
@@ -144,7 +146,7 @@ static void run_loss_alone(fsm_kernel *kernel, const fsm_args *args, int dtype, 
     memset(args->operands[FSM_LOSS].data, 0, n);
 }
 
-static int run(char **argv, int count) {
+static int run(char **argv, int count, bool served) {
     int op = 0;
     while (op < FSM_OPS && strcmp(fsm_op_names[op], argv[0]) != 0)
         op++;
@@ -177,12 +179,29 @@ static int run(char **argv, int count) {
     kernel(args, 0, fsm_units(args, dtype), scratch);
     if (loses && memcmp(losses, args->operands[FSM_LOSS].data, of_losses) != 0)
         die("the loss alone is another");
+    const int64_t size = (int64_t)(bytes + of_losses);
+    if (served)
+        fwrite(&size, sizeof size, 1, stdout);
     fwrite(args->operands[FSM_Y].data, 1, bytes, stdout);
     fwrite(losses, 1, of_losses, stdout);
     for (int o = 0; o < args->used; o++)
         free(args->operands[o].data);
     free(memory);
     free(losses);
+    return 0;
+}
+
+static int serve(void) {
+    char line[1024], *argv[32];
+    while (fgets(line, sizeof line, stdin)) {
+        int count = 0;
+        for (char *word = strtok(line, " \n"); word && count < 32; word = strtok(NULL, " \n"))
+            argv[count++] = word;
+        if (count < 6)
+            die("short line");
+        run(argv, count, true);
+        fflush(stdout);
+    }
     return 0;
 }
 
@@ -235,7 +254,9 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (argc >= 8 && strcmp(argv[1], "run") == 0)
-        return run(argv + 2, argc - 2);
+        return run(argv + 2, argc - 2, false);
+    if (argc == 2 && strcmp(argv[1], "serve") == 0)
+        return serve();
     if (argc == 6 && strcmp(argv[1], "vec") == 0)
         return vec(argv + 2);
     if (argc == 6 && strcmp(argv[1], "sums") == 0)
