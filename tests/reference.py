@@ -81,7 +81,9 @@ def exact_logsumexp_grad(grad, a, axis=None, *, lse=None):
         return s.normalized(lambda: grad * (s.e / (1 + s.others)), 0, "nan")
     with mpmath.workprec(BITS), np.errstate(all="ignore"):
         d, lost = two_sum(s.number(s.x), -s.column(lse))
-        return s.shaped(grad * (exp(d) * (1 + np.where(lost == lost, lost, 0))))
+        d, lost = np.where(d > 0, 0, d), np.where((d > 0) | (lost != lost), 0, lost)
+        none = np.isnan(s.x) | (s.x == np.inf) | ~np.isfinite(as_long(s.column(lse)))
+        return s.shaped(np.where(none, np.nan, grad * (exp(d) * (1 + lost))))
 
 
 # ---- losses
@@ -261,7 +263,8 @@ class Slices:
 
 
 class WeightedSlices(Slices):
-    """With the sum of b * exp(x) over each row as sign * exp(m + log)."""
+    """With the sum of b * exp(x) over each row as sign * exp(m + log), and how much smaller it is than the sum of the
+    sizes of its terms."""
 
     def __init__(self, x, axis, b, where):
         if b is not None:
@@ -275,19 +278,22 @@ class WeightedSlices(Slices):
             excess = np.where(self.first, w - 1, w * e).sum(axis=1, keepdims=True)  # total - 1, small terms kept
             near_1 = self.live.any(axis=1, keepdims=True) & (abs(excess) < 0.5)
             self.log = np.where(near_1, log1p(np.where(near_1, excess, 0)), log(abs(total)))
+            self.cancelled = abs(w * e).sum(axis=1, keepdims=True) / abs(total)
             self.sign = np.where(total > 0, 1, np.where(total < 0, -1, np.where(total == 0, 0, np.nan)))
             self.log_count = log(self.number(as_long(self.count)))
 
 
 class Losses(Slices):
-    """Of cross_entropy without softcap, each row:
+    """Of cross_entropy, each row, of capped logits if there is a softcap, rounded to the dtype of the logits:
 
     kept    whether it counts
     p       softmax; not_p is 1 - p without cancellation
-    c       the coefficients, their sum, and that of their sizes; rest: the sum without the label's
+    c       the coefficients, and their sizes, with negative probabilities as positive; the sums of both; rest: the sum
+            of c without the label's
     lse     logsumexp; lse_terms is the sum of the sizes of its terms
     own     where the label stands
     scale   of what the coefficients are factors of; z_scale of the rest
+    slope   of the cap; lost_by_cap: the size of the capped logits, whose last digits are off, as are those of the slope
     """
 
     def __init__(
@@ -301,7 +307,10 @@ class Losses(Slices):
         label_smoothing=0.0,
         reduction="mean",
         z_loss=0.0,
+        softcap=None,
     ):
+        if softcap is not None:
+            logits = (softcap * np.tanh(as_long(logits) / softcap)).astype(np.asarray(logits).dtype)
         super().__init__(logits, axis)
         self.reduction = reduction
         rows, classes = self.x.shape
@@ -318,13 +327,19 @@ class Losses(Slices):
             else:
                 q, weights = self.number(as_long(self.rows(target))), one * max(rows, 1)
             eps, self.z = (self.number(LONG(value))[()] for value in (label_smoothing, z_loss))
-            self.c = c = np.where(self.kept, w * ((1 - eps) * q + eps / (one * classes)), 0 * one)
+            uniform = eps / (one * classes)
+            self.c = c = np.where(self.kept, w * ((1 - eps) * q + uniform), 0 * one)
+            self.sizes = np.where(self.kept, abs(w) * ((1 - eps) * abs(one * q) + uniform), 0 * one)
             self.sum = c.sum(axis=1, keepdims=True)
-            self.sum_of_sizes = abs(c).sum(axis=1, keepdims=True)
+            self.sum_of_sizes = self.sizes.sum(axis=1, keepdims=True)
             self.rest = np.where(self.own, 0, c).sum(axis=1, keepdims=True)  # of them but the label's
             total, log_total = 1 + self.others, log1p(self.others)
             self.p = self.e / total
             self.not_p = np.where(self.first, self.others, total - self.e) / total
+            self.slope, self.lost_by_cap, self.lost_by_slope = one, 0 * one, 0
+            if softcap is not None:
+                self.slope = 1 - (self.x / softcap) ** 2
+                self.lost_by_cap, self.lost_by_slope = abs(self.x).max(axis=1, keepdims=True), 1
             self.lse = self.largest + log_total
             self.lse_terms = abs(self.largest) + log_total
             self.distance = log_total - (self.d + self.lost)  # lse - x
@@ -334,16 +349,17 @@ class Losses(Slices):
 
     def loss(self):
         with np.errstate(all="ignore"):
-            losses = self.sum_of_terms(lambda terms: terms, self.lse)
+            losses = self.sum_of_terms(self.c, self.distance, self.lse, self.scale)
             return self.total(np.where(self.spoilt | self.all_neg_inf, np.nan, losses))
 
     def largest_term_of_loss(self):
-        return self.total(self.sum_of_terms(abs, self.lse_terms))
+        sizes, lse = abs(self.distance) + self.lost_by_cap, self.lse_terms + self.lost_by_cap
+        return self.total(self.sum_of_terms(self.sizes, sizes, lse, abs(self.scale)))
 
-    def sum_of_terms(self, each, lse):
+    def sum_of_terms(self, c, distance, lse, scale):
         with mpmath.workprec(BITS), np.errstate(all="ignore"):
-            terms = each(np.where(self.c == 0, 0, self.c * self.distance)).sum(axis=1, keepdims=True)
-            return self.scale * terms + self.z_scale * (self.z * lse**2)
+            terms = np.where(c == 0, 0, c * distance).sum(axis=1, keepdims=True)
+            return scale * terms + self.z_scale * (self.z * lse**2)
 
     def total(self, losses):
         losses = np.where(self.kept, losses, 0)
@@ -357,7 +373,7 @@ class Losses(Slices):
         with mpmath.workprec(BITS), np.errstate(all="ignore"):
             of_z = self.z_scale * (2 * self.z * self.lse * self.p)
             own = of_z + self.scale * (self.rest * self.p - self.c * self.not_p)
-            y = np.where(self.own, own, of_z + self.scale * (self.sum * self.p - self.c))
+            y = np.where(self.own, own, of_z + self.scale * (self.sum * self.p - self.c)) * self.slope
             y = np.where(self.spoilt | self.all_neg_inf, np.nan, y)
             return self.shaped(np.where(self.kept, y, 0))
 
@@ -365,9 +381,10 @@ class Losses(Slices):
         """Of an element, the largest of the terms that make it; of the label's own without what cancels exactly."""
         with mpmath.workprec(BITS), np.errstate(all="ignore"):
             of_z = abs(self.z_scale * (2 * self.z * self.lse_terms * self.p))
-            of_sum = np.where(self.own, self.sum_of_sizes - abs(self.c), self.sum_of_sizes) * self.p
-            of_c = abs(np.where(self.own, self.c * self.not_p, self.c))
+            of_sum = np.where(self.own, self.sum_of_sizes - self.sizes, self.sum_of_sizes) * self.p
+            of_c = np.where(self.own, self.sizes * self.not_p, self.sizes)
             y = np.maximum(of_z, abs(self.scale) * np.maximum(of_sum, of_c))
+            y = y * (1 + self.lost_by_cap) * (1 + self.lost_by_slope)
             return self.shaped(np.where(self.kept, y, 0))
 
     def negligible(self, dtype):
