@@ -119,7 +119,7 @@ typedef struct {
     int axes;    /* the joined axes, at least 1 */
     ptrdiff_t length[FSM_MAX_DIMS];
 
-    /* 0: a unit of work is a row. Otherwise this many rows lie side by side, and a unit is a strip of them. */
+    /* 0: a unit of work is a row. Otherwise this many rows lie side by side, and a unit is a panel of them. */
     ptrdiff_t columns;
 
     int ndim; /* the other dimensions: all but the axes and the columns */
@@ -136,31 +136,31 @@ typedef struct {
     int helpers;        /* so many others may take them now; set by fsm_run() */
 } fsm_args;
 
-/* Computes work units [begin, end): rows, or strips of FSM_LANES(dtype) columns, in C order of the other dimensions.
+/* Computes work units [begin, end): rows, or panels of FSM_LANES(dtype) columns, in C order of the other dimensions.
  * `scratch` holds FSM_SCRATCH bytes, aligned to 64. Cannot fail, allocates nothing, and any split into ranges gives
  * the same bits. */
 typedef void fsm_kernel(const fsm_args *args, ptrdiff_t begin, ptrdiff_t end, void *scratch);
 
-/* Columns of a strip: the lanes of a block. */
+/* Columns of a panel: the lanes of a block. */
 #define FSM_LANES(dtype) ((dtype) == FSM_F32 ? 32 : 16)
 
 /* Rows of up to so many blocks are short: kernels take several at a time. Their sum is a single step of each lane
  * (kernels/sum.h). Rows of three blocks take four. */
 #define FSM_MAX_BLOCKS 4
 
-/* Strips of so many columns, the last of which may be narrower. */
-FSM_ALWAYS_INLINE ptrdiff_t fsm_panels(ptrdiff_t columns, ptrdiff_t strip) {
-    return (columns - 1) / strip + 1;
+/* Panels of so many columns, the last of which may be narrower. */
+FSM_ALWAYS_INLINE ptrdiff_t fsm_panels(ptrdiff_t columns, ptrdiff_t lanes) {
+    return (columns - 1) / lanes + 1;
 }
 
-/* Strips that a kernel takes side by side, at most. */
+/* Panels that a kernel takes side by side, at most. */
 #define FSM_MAX_PANELS 16
 
-/* Columns stay in the scratch if so many strips of them fit. With fewer side by side it is faster to do without: memory
+/* Columns stay in the scratch if so many panels of them fit. With fewer side by side it is faster to do without: memory
  * is read and written a few cache lines here and there. */
 #define FSM_PANELS_PACKED 4
 
-/* About half of a common L2 cache: what is loaded there is still there when it is stored. Four strips of 1024 fit. */
+/* About half of a common L2 cache: what is loaded there is still there when it is stored. Four panels of 1024 fit. */
 #define FSM_SCRATCH 688128
 
 typedef struct {

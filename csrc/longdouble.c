@@ -36,7 +36,7 @@ static pair add(pair sum, long double term) {
     return (pair){next.hi, sum.lo + next.lo};
 }
 
-/* The same of terms that may be infinite or NaN, as the sum then is. */
+/* add(), of terms that may be infinite or NaN, as the sum then is. */
 static pair add_any(pair sum, long double term) {
     return isfinite(sum.hi + term) ? add(sum, term) : (pair){sum.hi + term, 0};
 }

@@ -55,9 +55,9 @@ static void store(const fsm_args *args, int which, char *row, ptrdiff_t begin, p
     }
     char raw[FSM_CHUNK * sizeof(long double)];
     for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
-        const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
-        unconvert(operand->storage, from + c, piece, raw);
-        fsm_scatter(args, which, row, begin + c, piece, raw);
+        const ptrdiff_t here = fsm_min(count - c, FSM_CHUNK);
+        unconvert(operand->storage, from + c, here, raw);
+        fsm_scatter(args, which, row, begin + c, here, raw);
     }
 }
 
@@ -73,7 +73,7 @@ FSM_OUTLINE void store_across(const fsm_operand *operand, char *to, ptrdiff_t st
     fsm_copy(to, step, raw, size, count, size, operand->swapped);
 }
 
-/* The reverse of load_block(). */
+/* Stores a block where load_block() would load it. */
 FSM_ALWAYS_INLINE void store_block(const fsm_operand *operand, char *to, const real *from, const block_kind_t kind) {
     if (kind == REALS)
         vec_store((real *)to, vec_load(from));
@@ -103,7 +103,7 @@ FSM_ALWAYS_INLINE void store_columns_body(const fsm_args *args, int which, char 
     }
 }
 
-/* The reverse of load_columns(). */
+/* Stores what load_columns() would load. */
 static void store_columns(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
                           ptrdiff_t columns, const real *from, ptrdiff_t pitch) {
     const fsm_operand *operand = &args->operands[which];
@@ -127,23 +127,23 @@ static void store_columns(const fsm_args *args, int which, char *first, ptrdiff_
     }
 }
 
-/* The reverse of load_part(). */
-static void store_part(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
-                       ptrdiff_t columns, const real *from) {
+/* Stores what load_some_columns() would load. */
+static void store_some_columns(const fsm_args *args, int which, char *first, ptrdiff_t begin, ptrdiff_t count,
+                               ptrdiff_t columns, const real *from) {
     const fsm_operand *operand = &args->operands[which];
     if (columns == LANES) {
         store_columns(args, which, first, begin, count, LANES, from, 0);
-    } else if (copies_part(args, which, columns)) {
+    } else if (copies_columns(args, which, columns)) {
         fsm_copy(first + begin * operand->step[0], operand->step[0], (const char *)from, LANES * sizeof(real), count,
                  (int)columns * (int)sizeof(real), false);
     } else {
         real column[FSM_CHUNK];
         for (ptrdiff_t j = 0; j < columns; j++)
             for (ptrdiff_t c = 0; c < count; c += FSM_CHUNK) {
-                const ptrdiff_t piece = count - c < FSM_CHUNK ? count - c : FSM_CHUNK;
-                fsm_copy((char *)column, sizeof(real), (const char *)(from + c * LANES + j), LANES * sizeof(real),
-                         piece, sizeof(real), false);
-                store(args, which, first + j * operand->row_stride, begin + c, piece, column);
+                const ptrdiff_t here = fsm_min(count - c, FSM_CHUNK);
+                fsm_copy((char *)column, sizeof(real), (const char *)(from + c * LANES + j), LANES * sizeof(real), here,
+                         sizeof(real), false);
+                store(args, which, first + j * operand->row_stride, begin + c, here, column);
             }
     }
 }

@@ -146,7 +146,7 @@ static void pack_panels(const batch_t *b, int which, ptrdiff_t begin, ptrdiff_t 
         vec_store(to + b->rows / LANES * pitch + i * LANES, vec_set1(1));
     for (ptrdiff_t r = 0, run; r < b->rows; r += run) {
         run = rows_in_run(b, r);
-        load_part(b->args, which, start_of(b, which, r), begin, count, run, to + r / LANES * pitch + r % LANES);
+        load_some_columns(b->args, which, start_of(b, which, r), begin, count, run, to + r / LANES * pitch + r % LANES);
     }
 }
 
@@ -210,7 +210,8 @@ FSM_OUTLINE void store_results(const batch_t *b, ptrdiff_t begin, ptrdiff_t coun
     else if (b->panels)
         for (ptrdiff_t r = 0, run; r < b->rows; r += run) {
             run = rows_in_run(b, r);
-            store_part(args, FSM_Y, start_of(b, FSM_Y, r), begin, count, run, from + r / LANES * b->pitch + r % LANES);
+            store_some_columns(args, FSM_Y, start_of(b, FSM_Y, r), begin, count, run,
+                               from + r / LANES * b->pitch + r % LANES);
         }
     else if (count == b->n && rows_follow_as_packed(b, FSM_Y))
         store(args, FSM_Y, b->row.at[FSM_Y], 0, b->rows * count, from);

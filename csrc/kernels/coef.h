@@ -77,7 +77,7 @@ FSM_INLINE vec coef_distance(vec x, vec c, vec half_max) {
     return vec_select_lt(zero, vec_abs(c), d, zero);
 }
 
-/* Of blocks of c and x, both 0 where there is nothing; `max` joins the largest |c|. */
+/* The terms of blocks of c and x, both 0 where there is nothing; `max` joins the largest |c|. */
 FSM_INLINE coef_terms_t coef_terms(const vec *c, const vec *x, vec half_max, vec max) {
     vec d[4];
     FSM_UNROLL
@@ -168,7 +168,7 @@ static void coef_join_chunk(const batch_t *b, void *op, ptrdiff_t i) {
     fold->sum.max = vec_max(fold->sum.max, fold->chunks[i].max);
 }
 
-/* Of row r, whose maximum is `max`. */
+/* The sums of row r, whose maximum is `max`. */
 static void coef_sum_row(const batch_t *b, ptrdiff_t r, real max, ptrdiff_t target_class, coef_sums_t *sums) {
     coef_fold_t fold;
     fold.r = r;
@@ -219,7 +219,7 @@ FSM_INLINE void coef_add_lane(void *op, int t, ptrdiff_t i, const bool all) {
     pass->max[t] = terms.max;
 }
 
-/* Of all panels, whose rows' maxima are `max`; sums[t].max is not read before it is set. */
+/* The sums of all panels. */
 static void coef_sum_panels(const batch_t *b, coef_pass_t *pass, coef_sums_t *sums) {
     vec_acc totals[MAX_PANELS];
     pass->lanes = lanes_of(b);

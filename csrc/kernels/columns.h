@@ -42,14 +42,6 @@ FSM_ALWAYS_INLINE bool lies_in_panels(const batch_t *b, int which) {
     return !b->runs && b->rows == (ptrdiff_t)b->panels * LANES && rows_lie_side_by_side(b->args, which);
 }
 
-/* The one rule of asking ahead. Hardware follows what lies in line, within a page of 4 KB. Elements of a panel that are
- * further apart it does not foresee, and so a block is asked for some elements ahead. But where they are a multiple of
- * 4 KB apart, all of them compete for the same few places of the L1 cache, and what is asked for early drives out what
- * is still needed. (Figures: docs/tuning.md.) */
-FSM_ALWAYS_INLINE bool ask_ahead_pays(ptrdiff_t step) {
-    return step % 4096 != 0;
-}
-
 FSM_ALWAYS_INLINE void ask_for_block(const real *block) {
     for (size_t byte = 0; byte < LANES * sizeof *block; byte += 64)
         FSM_PREFETCH((const char *)block + byte);
@@ -57,7 +49,7 @@ FSM_ALWAYS_INLINE void ask_for_block(const real *block) {
 
 FSM_ALWAYS_INLINE panel_quad_t quad_where_it_lies(const batch_t *b, int which, ptrdiff_t begin, ptrdiff_t count) {
     const ptrdiff_t step = b->args->operands[which].step[0];
-    return (panel_quad_t){b->row.at[which] + begin * step, step, LANES * sizeof(real), count, ask_ahead_pays(step)};
+    return (panel_quad_t){b->row.at[which] + begin * step, step, LANES * sizeof(real), count, fsm_asks_ahead(step)};
 }
 
 FSM_ALWAYS_INLINE panel_quad_t quad_in_scratch(const batch_t *b, ptrdiff_t begin, ptrdiff_t count) {

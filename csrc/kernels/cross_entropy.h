@@ -21,7 +21,7 @@ _Static_assert(LANES <= FSM_MAX_INTEGERS, "the targets of a block are read at on
 
 /* ---- the classes that targets name */
 
-/* Of up to LANES rows. */
+/* What the targets of up to LANES rows name. */
 typedef struct {
     ptrdiff_t index[LANES]; /* of the class, or -1 */
     bool ignored[LANES];    /* the row does not count */
@@ -110,7 +110,7 @@ static void store_losses(const batch_t *b, int t, const log_sum_t *s, const bool
     }
 }
 
-/* Of panel t, or of a batch of rows (t = 0): stores the losses, and returns in `rows` what their gradients take.
+/* Finishes panel t, or a batch of rows (t = 0): stores the losses, and returns in `rows` what their gradients take.
  * `coefs` are those of other classes, or NULL. Two loops have no branch, so that compilers vectorise them; what they
  * give for rows without a sum is of no use. */
 FSM_OUTLINE void cross_entropy_finish(const batch_t *b, int t, const log_sum_t *s, const target_class_t *target,

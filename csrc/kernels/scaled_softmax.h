@@ -32,8 +32,8 @@ typedef struct {
     bool infinite[LANES]; /* f is */
 } scaled_rows_t;
 
-/* Of the first `count`, from what is known of their sums and f; the others do not exist. A row without a sum, or whose
- * f is NaN, has no result. No row has an own element yet. */
+/* Fills in the first `count` rows, from what is known of their sums and f; the others do not exist. A row without a
+ * sum, or whose f is NaN, has no result. No row has an own element yet. */
 FSM_OUTLINE void scaled_rows_of(scaled_rows_t *s, const log_sum_t *sum, const double *f, int count) {
     double factors[LANES];
     fsm_sum sums[LANES];

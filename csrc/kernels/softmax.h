@@ -17,7 +17,7 @@ typedef struct {
     bool special;
 } softmax_plan_t;
 
-/* Of -inf alone the sum is 0, unless a NaN is there too: its frame is that of 0. */
+/* Where all is -inf the sum is 0, unless a NaN is there too: its frame is that of 0. */
 static softmax_plan_t softmax_plan_of_row(range_t range, beta_t beta) {
     const real max = vec_hmax(range.max), finite_max = isfinite(max) ? max : 0;
     const real shift = in_direct_range(finite_max * beta.hi) ? 0 : finite_max;
@@ -214,7 +214,7 @@ static void softmax_whole_rows(const batch_t *b) {
 
 /* ---- short rows */
 
-/* Of LANES rows. */
+/* What is known of LANES rows. */
 typedef struct {
     real limit;                    /* larger x are too far above what e is relative to */
     real magic[LANES], low[LANES]; /* the frames of the exponentials */

@@ -127,10 +127,11 @@ typedef struct {
     bool small;                   /* y, or 1/T, is so small that results may be subnormal */
 } gradient_plan_t;
 
-/* Of y, and of |grad - sum|: from there on their product is a normal number, and so is that times a 1/T of 2^-6. */
+/* The least y, and |grad - sum|: from there on their product is a normal number, and so is that times a 1/T of 2^-6. */
 #define MIN_GRAD_FACTOR ((real)0x1p-60)
 
-/* Of softmax: with one below, scaled_beta might leave too little of E_FACTOR for subnormal results. */
+/* The least temperature of softmax: with one below, scaled_beta might leave too little of E_FACTOR for subnormal
+ * results. */
 #define MIN_TEMPERATURE (fsm_two_to(MANTISSA_BITS + 2) / E_FACTOR)
 
 static gradient_plan_t gradient_plan_of(vec sum, vec least, beta_t beta) {

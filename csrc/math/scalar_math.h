@@ -1,7 +1,7 @@
 /* log1p, log and exp of one double: for what is computed once a row, whatever its precision and the instruction set,
  * so that no result depends on a C library. Every step is in fixed order, and fma() where a product is not rounded:
  * an instruction in the files of instruction sets that have one, the C library's exact function elsewhere. Nothing
- * branches, so that compilers vectorise loops over the columns of a strip (GCC 12 and Clang 14 do, where there is an
+ * branches, so that compilers vectorise loops over the rows of a panel (GCC 12 and Clang 14 do, where there is an
  * instruction).
  *
  *   log(2^k * (1+f)) = k*ln2 + f - (f^2/2 - s*(f^2/2 + R)),   s = f/(2+f),   1+f from sqrt(1/2) to sqrt(2)

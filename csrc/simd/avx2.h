@@ -11,7 +11,6 @@
 
 #define FSM_ISA          avx2
 #define FSM_HAS_NT_STORE 1
-#define FSM_ASKS_AHEAD   0
 #define FSM_REGISTERS    4
 #define FSM_HAS_PARTIAL  1
 #define FSM_PARTS        "avx2_parts.h"

@@ -90,14 +90,14 @@ FSM_INLINE void vec_nt_store_line(real *p, const real *from) {
 #endif
 }
 
-/* What was streamed is there for other threads that are told so. */
+/* What went past the caches is there for other threads that are told so. */
 FSM_INLINE void vec_nt_end(void) {
 #if FSM_HAS_NT_STORE
     reg_nt_end();
 #endif
 }
 
-/* SIDE rows of SIDE reals at `from`, a number of bytes apart, turned into its columns at `to`. */
+/* SIDE rows of SIDE reals at `from`, a number of bytes apart, transposed into its columns at `to`. */
 FSM_INLINE void vec_transpose(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step) {
     reg_transpose(to, to_step, from, from_step);
 }
@@ -406,7 +406,7 @@ FSM_INLINE void vec_acc_get(vec_acc s, double *hi, double *lo) {
 /* ---- a block in turns */
 
 /* Where a block is several registers, of 16 in all, a step that has 4 blocks at once moves most of them to memory and
- * back: the first sweep of softmax_grad had 299 instructions for 128 numbers, 160 of which touched the stack, and took
+ * back: the first pass of softmax_grad had 299 instructions for 128 numbers, 160 of which touched the stack, and took
  * 1.5 times as long (AVX2, Zen 3). So such a step is a loop of FSM_REGISTERS turns (FSM_EACH_REGISTER), whose body
  * takes what is in register i of the blocks that it computes, as it does of the exponentials that are added four at a
  * time. What it computes of others is dead code, of which the compiler leaves no instruction.

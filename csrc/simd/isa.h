@@ -20,11 +20,6 @@
 #define FSM_HAS_NT_STORE 0
 #endif
 
-/* Whether it pays to ask for memory ahead of a sweep that does next to nothing with it. */
-#if !defined(FSM_ASKS_AHEAD)
-#define FSM_ASKS_AHEAD 1
-#endif
-
 /* In how many turns, of so many registers of each block, a step goes that has 4 blocks at once (block.h). */
 #if !defined(FSM_REGISTERS)
 #define FSM_REGISTERS 1
