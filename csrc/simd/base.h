@@ -39,10 +39,10 @@ FSM_ALWAYS_INLINE double lane_mul_error(double a, double b, double p) {
     return ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo;
 }
 
-/* What is added is small. */
+/* What is added is small, and nothing where the product is not finite: hi may be infinite (scaled_rows_of()). */
 FSM_ALWAYS_INLINE double lane_scale(double e, double hi, double lo) {
-    const double p = e * hi;
-    return p + (lane_mul_error(e, hi, p) + e * lo);
+    const double p = e * hi, more = lane_mul_error(e, hi, p) + e * lo;
+    return p - p == 0 ? p + more : p;
 }
 
 #endif
