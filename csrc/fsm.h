@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 /* How kernels and the functions of vec.h are defined: FSM_INLINE, unless the instruction set's file asks for
- * functions that stay functions (isa/lanes.h). */
+ * functions that stay functions (simd/lanes.h). */
 #if defined(_MSC_VER) && !defined(__clang__)
 #define FSM_ALWAYS_INLINE static __forceinline
 #define FSM_OUTLINE       static __declspec(noinline)

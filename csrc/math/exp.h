@@ -83,7 +83,7 @@ FSM_INLINE vec exp_frame_k(const exp_frame_t *frame) {
     return vec_sub(vec_set1(ROUND_TO_INT + LOWEST), frame->magic);
 }
 
-/* How many blocks, or registers of blocks (registers.h), go through the steps of an exponential together: four
+/* How many blocks, or registers of blocks (simd/block.h), go through the steps of an exponential together: four
  * registers keep a CPU busy, and leave room for what else is in some. Against block by block, softmax of (1024, 1024)
  * float32 takes 0.87 times as long, of (1000, 64) along axis 0 0.81 (AVX2, Zen 3). */
 #define EXP_TOGETHER (FSM_REGISTERS > 1 ? 4 : 1)
