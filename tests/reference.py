@@ -263,8 +263,8 @@ class Slices:
 
 
 class WeightedSlices(Slices):
-    """With the sum of b * exp(x) over each row as sign * exp(m + log), and how much smaller it is than the sum of the
-    sizes of its terms."""
+    """With the sum of b * exp(x) over each row as sign * exp(m + log); cancelled: how many times larger the sum of the
+    sizes of its terms is."""
 
     def __init__(self, x, axis, b, where):
         if b is not None:
@@ -278,7 +278,8 @@ class WeightedSlices(Slices):
             excess = np.where(self.first, w - 1, w * e).sum(axis=1, keepdims=True)  # total - 1, small terms kept
             near_1 = self.live.any(axis=1, keepdims=True) & (abs(excess) < 0.5)
             self.log = np.where(near_1, log1p(np.where(near_1, excess, 0)), log(abs(total)))
-            self.cancelled = abs(w * e).sum(axis=1, keepdims=True) / abs(total)
+            sizes, none = abs(w * e).sum(axis=1, keepdims=True), total == 0
+            self.cancelled = np.where(none & (sizes != 0), np.inf, sizes / np.where(none, 1, abs(total)))
             self.sign = np.where(total > 0, 1, np.where(total < 0, -1, np.where(total == 0, 0, np.nan)))
             self.log_count = log(self.number(as_long(self.count)))
 
