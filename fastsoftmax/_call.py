@@ -221,7 +221,8 @@ class Loss:
             if self.reduction == "none":
                 return losses.astype(dtype)[()]
             total = np.float64(_core.total(losses)) if losses.dtype == np.float64 else np.add.reduce(losses, axis=None)
-            return dtype.type(total / self.divisor)
+            value = total / self.divisor
+            return dtype.type(value if value == value else np.nan)  # the one NaN: of a sum it may be any
 
 
 def cross_entropy(

@@ -289,3 +289,15 @@ def test_no_warning_of_overflow():
         loss, _ = both(logits, target, reduction="none")
         assert loss == INF
     assert np.isnan(fs.cross_entropy(np.zeros((2, 3)), [0, 1], weight=[INF, -INF, 1]))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_nan_of_any_loss_gives_the_one_nan(dtype, reduction):
+    """Infinities of both signs, and NaN, in any order; no weight at all."""
+    x = np.array([[0, -INF], [-INF, 0], [0, NAN], [0, 0]], dtype)
+    for order in itertools.permutations(range(4)):
+        for weight in ([1, -1], [1, 1], [0, 0], [NAN, 1]):
+            for of in (lambda a: a, np.ndarray.tolist):  # a list does not take the quick way
+                target = np.array([1, 0, 0, 1])[list(order)]
+                loss = fs.cross_entropy(of(x[list(order)]), target, weight=weight, reduction=reduction)
+                assert_same_bits(loss, loss.dtype.type(NAN))
