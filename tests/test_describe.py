@@ -17,7 +17,7 @@ def describe(tmp_path_factory):
     """describe(dtype, axes, layouts): (N, AXES, NDIM, COLUMNS), and the offsets of elements as (row, operand, element);
     see tests/native/describe.c. A layout is (lengths, strides), or None."""
     require("gcc")
-    program = build_alone("describe", "describe.c", tmp_path_factory.mktemp("describe"))
+    program = build_alone("describe", ["describe.c", "arrays/*.c"], tmp_path_factory.mktemp("describe"))
 
     def run(dtype, axes, layouts):
         operands = ["none" if layout is None else ":".join(map(listed, layout)) for layout in layouts]

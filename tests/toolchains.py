@@ -39,7 +39,8 @@ class Toolchain:
     @property
     def flags(self):
         sve = ["-DFSM_SVE_BITS=256"] if self.emulator else []
-        flags = ["-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", *sve]
+        of_gcc = setup_table("GCC_FLAGS") if self.compiler[0].endswith("gcc") else []
+        flags = ["-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", *of_gcc, *sve]
         return flags + (DEBUG if self.debug else ["-Werror"])  # -O1 knows less of what cannot be uninitialized
 
     @property
@@ -98,17 +99,18 @@ def core_sources(machine, sve):
     return sources | {source: [] for source in setup_table("PORTABLE_SOURCES")}
 
 
-def build_alone(name, pattern, directory, *flags):
+def build_alone(name, patterns, directory, *flags):
     """tests/native/<name>.c with some sources of csrc/; the path of the program."""
     program = Path(directory) / name
-    sources = [ROOT / f"tests/native/{name}.c", *sorted((ROOT / "csrc").glob(pattern))]
+    of_csrc = [path for pattern in patterns for path in (ROOT / "csrc").glob(pattern)]
+    sources = [ROOT / f"tests/native/{name}.c", *of_csrc]
     common = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
     subprocess.run(["gcc", *common, *flags, *sources, "-lm", "-lpthread", "-o", program], check=True)
     return program
 
 
 def build_pool(directory, *flags):
-    return build_alone("pool", "pool/*.c", directory, *flags)
+    return build_alone("pool", ["pool/*.c"], directory, *flags)
 
 
 @contextlib.contextmanager

@@ -200,7 +200,7 @@ static void load_coef_quad(const batch_t *b, void *op, ptrdiff_t begin, ptrdiff_
         }
 }
 
-FSM_INLINE void coef_add_lane(void *op, int t, ptrdiff_t i, const bool all) {
+FSM_INLINE void coef_add_lane(void *op, int t, ptrdiff_t i, bool all) {
     coef_pass_t *pass = op;
     const panel_quad_t x = pass->quads.x, c = pass->quads.other;
     vec a[4], logits[4];

@@ -90,7 +90,7 @@ FSM_ALWAYS_INLINE void clear_lanes(vec_acc *lanes, int sums, int used) {
 typedef void load_quad_t(const batch_t *b, void *op, ptrdiff_t begin, ptrdiff_t count);
 
 /* Adds elements i, i + LANES, i + 2*LANES, i + 3*LANES of panel t of the quad to lane i; `all`: they are there. */
-typedef void add_lane_t(void *op, int t, ptrdiff_t i, const bool all);
+typedef void add_lane_t(void *op, int t, ptrdiff_t i, bool all);
 
 /* After a quad; false: the sum has to begin again in another way. */
 typedef bool check_quad_t(const batch_t *b, void *op);
@@ -110,10 +110,7 @@ FSM_INLINE bool sum_chunk_of_panels(const batch_t *b, void *op, const quads_t *q
                         ask_for_block(block_at(x, t, at));
                     for (ptrdiff_t at = i + 1; other.ahead && at < count; at += LANES)
                         ask_for_block(block_at(other, t, at));
-                    if (count == QUAD)
-                        add_lane(op, t, i, true);
-                    else
-                        add_lane(op, t, i, false);
+                    add_lane(op, t, i, count == QUAD);
                 }
         if (check_quad && !check_quad(b, op))
             return false;

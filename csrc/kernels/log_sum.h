@@ -380,57 +380,53 @@ static void log_maxima(const batch_t *b, log_pass_t *pass, ptrdiff_t count) {
     }
 }
 
-/* SUMS that are not special, or may_be_special. `all` four elements, or those that are there. */
-FSM_INLINE void log_add_lane(log_pass_t *pass, int t, ptrdiff_t i, const bool all, const bool general) {
-    log_panel_t *panel = &pass->panels[t];
-    vec_acc *lanes = pass->lanes + (general ? pass->sums : 1) * t * LANES;
+/* One block after the other, whatever they need; `skip`: one of them may be a row's maximum. */
+FSM_OUTLINE void log_add_any_blocks(log_pass_t *pass, int t, ptrdiff_t i, bool skip) {
+    const log_panel_t *panel = &pass->panels[t];
     const panel_quad_t x = pass->quads.x;
+    vec_acc *lane = pass->lanes + pass->sums * t * LANES + i;
+    const vec zero = vec_set1(0);
+    vec e[4] = {zero, zero, zero, zero}, d[4] = {zero, zero, zero, zero}; /* exponentials, distances */
+    for (int step = 0; step < 4 && i + step * LANES < x.count; step++) {
+        const vec a = vec_load(block_at(x, t, i + step * LANES));
+        vec of_a = a;
+        exp_blocks(&of_a, 1, &panel->frame, panel->special);
+        if (pass->kind == WEIGHTED)
+            of_a = vec_mul(of_a, vec_load(block_at(pass->quads.other, t, i + step * LANES)));
+        if (pass->kind == DISTANCES)
+            d[step] = distance_of(a, of_a, panel->max, pass->beta);
+        e[step] = skip ? leave_out(of_a, pass->at + i + step * LANES, panel->at) : of_a;
+    }
+    *lane = vec_acc_add(*lane, add_four(e[0], e[1], e[2], e[3]));
+    if (pass->kind == DISTANCES)
+        lane[LANES] = vec_acc_add(lane[LANES], add_four(d[0], d[1], d[2], d[3]));
+}
+
+FSM_INLINE void log_add_lane(void *op, int t, ptrdiff_t i, bool all) {
+    log_pass_t *pass = op;
+    const log_panel_t *panel = &pass->panels[t];
     const uint8_t *skip_at = pass->skip + pass->at + i;
     const bool skip = skip_at[0] | skip_at[LANES] | skip_at[2 * LANES] | skip_at[3 * LANES];
-    const ptrdiff_t from = pass->at + i;
-    const vec zero = vec_set1(0);
-    vec sum = zero, e[4], d[4]; /* exponentials, distances */
-    if (all && !panel->special && !general) {
-        FSM_EACH_REGISTER(j) {
-            FSM_UNROLL
-            for (int step = 0; step < 4; step++)
-                e[step] = load_register(block_at(x, t, i + step * LANES), j);
-            exp_four(e, &panel->frame, false);
-            if (skip) {
-                FSM_UNROLL
-                for (int step = 0; step < 4; step++)
-                    e[step] = leave_out(e[step], from + step * LANES, panel->at);
-            }
-            sum = set_register(sum, j, add_four(e[0], e[1], e[2], e[3]));
-        }
-        lanes[i] = vec_acc_add(lanes[i], sum);
+    if (!all || panel->special || pass->kind != SUMS) {
+        log_add_any_blocks(pass, t, i, skip);
         return;
     }
-    for (int step = 0; step < 4; step++) {
-        e[step] = d[step] = zero;
-        if (all || i + step * LANES < x.count) {
-            const vec a = vec_load(block_at(x, t, i + step * LANES));
-            e[step] = a;
-            exp_blocks(&e[step], 1, &panel->frame, panel->special);
-            if (general && pass->kind == WEIGHTED)
-                e[step] = vec_mul(e[step], vec_load(block_at(pass->quads.other, t, i + step * LANES)));
-            if (general && pass->kind == DISTANCES)
-                d[step] = distance_of(a, e[step], panel->max, pass->beta);
-            if (skip)
-                e[step] = leave_out(e[step], from + step * LANES, panel->at);
+    vec sum = vec_set1(0);
+    FSM_EACH_REGISTER(j) {
+        vec e[4];
+        FSM_UNROLL
+        for (int step = 0; step < 4; step++)
+            e[step] = load_register(block_at(pass->quads.x, t, i + step * LANES), j);
+        exp_four(e, &panel->frame, false);
+        if (skip) {
+            FSM_UNROLL
+            for (int step = 0; step < 4; step++)
+                e[step] = leave_out(e[step], pass->at + i + step * LANES, panel->at);
         }
+        sum = set_register(sum, j, add_four(e[0], e[1], e[2], e[3]));
     }
-    lanes[i] = vec_acc_add(lanes[i], add_four(e[0], e[1], e[2], e[3]));
-    if (general && pass->kind == DISTANCES)
-        lanes[LANES + i] = vec_acc_add(lanes[LANES + i], add_four(d[0], d[1], d[2], d[3]));
-}
-
-FSM_INLINE void log_add_sums(void *op, int t, ptrdiff_t i, const bool all) {
-    log_add_lane(op, t, i, all, false);
-}
-
-FSM_INLINE void log_add_general(void *op, int t, ptrdiff_t i, const bool all) {
-    log_add_lane(op, t, i, all, true);
+    vec_acc *lane = pass->lanes + t * LANES + i;
+    *lane = vec_acc_add(*lane, sum);
 }
 
 /* What a chunk from `begin` on of a panel gives; `used`: lanes. */
@@ -531,10 +527,7 @@ static void log_sum_chunk_of_panels(const batch_t *b, log_panel_t *panels, ptrdi
                 skip[(ptrdiff_t)at[j]] = 1;
     }
     pass.again = true;
-    if (kind == SUMS)
-        sum_chunk_of_panels(b, &pass, &pass.quads, begin, begin + count, load_log_quad, log_add_sums, NULL);
-    else
-        sum_chunk_of_panels(b, &pass, &pass.quads, begin, begin + count, load_log_quad, log_add_general, NULL);
+    sum_chunk_of_panels(b, &pass, &pass.quads, begin, begin + count, load_log_quad, log_add_lane, NULL);
     if (infinite)
         log_infinities(b, &pass, count);
 }

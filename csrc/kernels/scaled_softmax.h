@@ -382,16 +382,22 @@ static void scaled_load_quad(const batch_t *b, void *op, ptrdiff_t begin, ptrdif
         pass->quads.other = quad_of_coefs(b, begin, count);
 }
 
+/* One by one, whatever they need. */
+FSM_OUTLINE void scaled_write_any_blocks(const scaled_panels_t *pass, int t, ptrdiff_t i, int count) {
+    const scaled_terms_t *terms = &pass->terms[t];
+    for (int k = 0; k < count; k++) {
+        const vec x = vec_load(block_at(pass->quads.x, t, i + k));
+        const vec c = pass->kind == SCALED_AND_C ? vec_load(block_at(pass->quads.other, t, i + k)) : vec_set1(0);
+        vec_store(block_at(pass->quads.y, t, i + k), scaled_block(x, c, terms, pass->kind));
+    }
+}
+
 FSM_INLINE void scaled_write_blocks(const void *op, int t, ptrdiff_t i, const int count) {
     const scaled_panels_t *pass = op;
     const panel_quad_t x = pass->quads.x, c = pass->quads.other, y = pass->quads.y;
     const scaled_terms_t *terms = &pass->terms[t];
     if (count < 4 || terms->special || terms->softcap > 0) {
-        for (int k = 0; k < count; k++) {
-            const vec of_c = pass->kind == SCALED_AND_C ? vec_load(block_at(c, t, i + k)) : vec_set1(0);
-            const vec a = scaled_block(vec_load(block_at(x, t, i + k)), of_c, terms, pass->kind);
-            vec_store(block_at(y, t, i + k), a);
-        }
+        scaled_write_any_blocks(pass, t, i, count);
         return;
     }
     const real *from[4], *of_c[4];

@@ -605,7 +605,12 @@ FSM_INLINE vec softmax_terms(softmax_panel_t *panel, const real *const *x, real 
     return exp_and_add(x, e, count, &panel->plan.frame, panel->plan.special || range_has_subnormal(range));
 }
 
-FSM_INLINE void softmax_add_lane(void *op, int t, ptrdiff_t i, const bool all) {
+/* One block. */
+FSM_OUTLINE vec softmax_term(softmax_panel_t *panel, const real *x, real *e) {
+    return softmax_terms(panel, &x, e ? &e : NULL, 1);
+}
+
+FSM_INLINE void softmax_add_lane(void *op, int t, ptrdiff_t i, bool all) {
     softmax_pass_t *pass = op;
     softmax_panel_t *panel = &pass->panels[t];
     vec_acc *lane = &pass->lanes[t * LANES + i];
@@ -625,7 +630,7 @@ FSM_INLINE void softmax_add_lane(void *op, int t, ptrdiff_t i, const bool all) {
     for (int step = 0; step < 4; step++) {
         s[step] = vec_set1(0);
         if (i + step * LANES < x.count)
-            s[step] = softmax_terms(panel, from + step, pass->keeps ? to + step : NULL, 1);
+            s[step] = softmax_term(panel, from[step], pass->keeps ? to[step] : NULL);
     }
     *lane = vec_acc_add(*lane, add_four(s[0], s[1], s[2], s[3]));
 }
@@ -666,8 +671,10 @@ FSM_INLINE void softmax_write_blocks(const void *op, int t, ptrdiff_t i, const i
         e[k] = block_at(pass->quads.x, t, i + k);
         to[k] = block_at(pass->quads.y, t, i + k);
     }
-    if (!pass->keeps)
-        softmax_terms(panel, e, to, count);
+    if (!pass->keeps && count == 4)
+        softmax_terms(panel, e, to, 4);
+    for (int k = 0; !pass->keeps && count < 4 && k < count; k++)
+        softmax_term(panel, e[k], to[k]);
     FSM_EACH_BLOCK(k, count) {
         const vec a = vec_max(vec_load(pass->keeps ? e[k] : to[k]), panel->least);
         vec y = quotient(a, panel->divisor);

@@ -602,25 +602,29 @@ static void gradient_load_quad(const batch_t *b, void *op, ptrdiff_t begin, ptrd
     pass->quads.other = quad_of_operand(b, FSM_SAVED, begin, count, pass->again, SPARE_AT);
 }
 
-FSM_INLINE void gradient_add_lane(void *op, int t, ptrdiff_t i, const bool all, const gradient_t of) {
+FSM_INLINE void gradient_add_lane(void *op, int t, ptrdiff_t i, bool all, const gradient_t of) {
     gradient_pass_t *pass = op;
     const panel_quad_t grad = pass->quads.x, saved = pass->quads.other;
     vec_acc *lane = &pass->lanes[t * LANES + i];
     const real *a[4], *b[4];
     FSM_UNROLL
     for (int step = 0; step < 4; step++) {
-        const bool there = all || step == 0 || i + step * LANES < grad.count;
-        a[step] = there ? block_at(grad, t, i + step * LANES) : no_grad;
-        b[step] = there ? block_at(saved, t, i + step * LANES) : b[0];
+        a[step] = block_at(grad, t, i + step * LANES);
+        b[step] = block_at(saved, t, i + step * LANES);
     }
+    for (int step = 1; !all && step < 4; step++)
+        if (i + step * LANES >= grad.count) {
+            a[step] = no_grad;
+            b[step] = b[0];
+        }
     *lane = vec_acc_add(*lane, gradient_terms_at(a, b, &pass->ranges[t], of));
 }
 
-FSM_INLINE void softmax_grad_add_lane(void *op, int t, ptrdiff_t i, const bool all) {
+FSM_INLINE void softmax_grad_add_lane(void *op, int t, ptrdiff_t i, bool all) {
     gradient_add_lane(op, t, i, all, OF_SOFTMAX);
 }
 
-FSM_INLINE void log_softmax_grad_add_lane(void *op, int t, ptrdiff_t i, const bool all) {
+FSM_INLINE void log_softmax_grad_add_lane(void *op, int t, ptrdiff_t i, bool all) {
     gradient_add_lane(op, t, i, all, OF_LOG_SOFTMAX);
 }
 
