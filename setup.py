@@ -29,6 +29,8 @@ MSVC_ISA_FLAGS = {"avx512": ["/arch:AVX512"], "avx2": ["/arch:AVX2"]}
 # Loops over the lanes, as functions; the second is the reference, which nobody waits for.
 PORTABLE_ISAS = {"base": [], "scalar": ["-Os"]}
 PRECISIONS = ["f32", "f64"]
+# What is done once a call, and the extended precision, which the x87 unit waits for.
+OF_A_CALL = ["-O2"]
 # Loops whose length is known are unrolled where the code says so (FSM_UNROLL), and if they are short. By itself GCC
 # unrolls up to 16 iterations: all that is done once for each of 16 rows, and what is left over of 15.
 GCC_FLAGS = ["--param=max-completely-peel-times=4"]
@@ -63,7 +65,7 @@ class BuildExt(build_ext):
             return
         machine = self.machine()
         isa_flags = {**ISA_FLAGS.get(machine, {}), **PORTABLE_ISAS}
-        sources = {source: [] for source in [*ext.sources, *PORTABLE_SOURCES]}
+        sources = {source: [] if msvc else OF_A_CALL for source in [*ext.sources, *PORTABLE_SOURCES]}
         for isa in isa_flags:
             for precision in PRECISIONS:
                 flags_of_isa = MSVC_ISA_FLAGS.get(isa, []) if msvc else isa_flags[isa]

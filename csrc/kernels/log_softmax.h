@@ -140,9 +140,9 @@ static void log_softmax_rows(const batch_t *b) {
 /* ---- short rows */
 
 /* The second pass; `room` for the results. */
-FSM_INLINE void log_softmax_write_short(const batch_t *b, const int blocks, const log_softmax_rows_t *rows,
-                                        bool special, real *room) {
-    const short_t s = short_of(b, 0, blocks);
+FSM_INLINE void log_softmax_write_short(const batch_t *b, int in_block, const int blocks,
+                                        const log_softmax_rows_t *rows, bool special, real *room) {
+    const short_t s = short_of(b, 0, in_block, blocks);
     real *results = short_results(b, 0, s, room);
     const real *x = element_at(b, FSM_X, 0, 0);
     log_softmax_terms_t terms = {.unit = vec_set1(1), .beta = vec_set1(b->beta.hi)};
@@ -175,7 +175,7 @@ static void log_softmax_short_rows(const batch_t *b) {
         log_softmax_rows(b);
         return;
     }
-    WITH_BLOCKS(b->n, log_softmax_write_short(b, blocks, &rows, sum.special[0], room));
+    WITH_BLOCKS(b, log_softmax_write_short(b, in_block, blocks, &rows, sum.special[0], room));
 }
 
 /* ---- panels */

@@ -618,8 +618,8 @@ FSM_OUTLINE void log_sum_panels(const batch_t *b, log_sum_t *sums, log_kind_t ki
 
 /* What is known of the rows, but for what weights, distances and merges need, and their exponentials by blocks, in `e`.
  * False: some row has no sum, or needs a shift. */
-FSM_INLINE bool log_sum_of_short(const batch_t *b, const int blocks, log_sum_t *s, real *e) {
-    const short_t rows = short_of(b, 0, blocks);
+FSM_INLINE bool log_sum_of_short(const batch_t *b, int in_block, const int blocks, log_sum_t *s, real *e) {
+    const short_t rows = short_of(b, 0, in_block, blocks);
     const int width = blocks * LANES / rows.in_block;
     const real *x = element_at(b, FSM_X, 0, 0);
     real max[LANES], magic[LANES], low[LANES], of_max[LANES];
@@ -698,7 +698,7 @@ FSM_INLINE bool log_sum_of_short(const batch_t *b, const int blocks, log_sum_t *
 
 FSM_OUTLINE bool log_sum_short_rows(const batch_t *b, log_sum_t *s, real *e) {
     bool ordinary;
-    WITH_BLOCKS(b->n, ordinary = log_sum_of_short(b, blocks, s, e));
+    WITH_BLOCKS(b, ordinary = log_sum_of_short(b, in_block, blocks, s, e));
     return ordinary;
 }
 

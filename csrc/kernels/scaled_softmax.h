@@ -344,8 +344,9 @@ static void scaled_softmax_rows(const batch_t *b, const log_sum_t *sum, const sc
 /* ---- short rows */
 
 /* From the exponentials by blocks, which are overwritten. */
-FSM_INLINE void scaled_write_short(const batch_t *b, const int blocks, const scaled_rows_t *rows, real *e) {
-    const short_t s = short_of(b, 0, blocks);
+FSM_INLINE void scaled_write_short(const batch_t *b, int in_block, const int blocks, const scaled_rows_t *rows,
+                                   real *e) {
+    const short_t s = short_of(b, 0, in_block, blocks);
     const int width = blocks * LANES / s.in_block;
     real *results = short_results(b, 0, s, e);
     for (ptrdiff_t r = 0; r < s.rows; r += s.in_block) {
@@ -364,7 +365,7 @@ FSM_INLINE void scaled_write_short(const batch_t *b, const int blocks, const sca
 }
 
 FSM_OUTLINE void scaled_softmax_short_rows(const batch_t *b, const scaled_rows_t *rows, real *e) {
-    WITH_BLOCKS(b->n, scaled_write_short(b, blocks, rows, e));
+    WITH_BLOCKS(b, scaled_write_short(b, in_block, blocks, rows, e));
 }
 
 /* ---- panels */

@@ -16,7 +16,8 @@
 /* Numbers that LANES rows may take: a row may need so many, and what is next to its lanes may be looked at. */
 #define SHORT_ROOM (MAX_BLOCKS * (LANES + 1) * LANES)
 
-/* Up to LANES rows of n elements: `in_block` of them share a block, or each takes so many `blocks`. */
+/* Up to LANES rows of n elements: `in_block` of them share a block, or each takes so many `blocks`, a constant. Where
+ * in_block is one as well, masks and shuffles are known ahead of the loops, and the code is four times as long. */
 typedef struct {
     ptrdiff_t n, rows;
     int in_block, blocks;
@@ -31,25 +32,9 @@ FSM_ALWAYS_INLINE int rows_in_block(ptrdiff_t n, ptrdiff_t rows) {
 }
 
 /* Those from row r of a batch on. */
-FSM_ALWAYS_INLINE short_t short_of(const batch_t *b, ptrdiff_t r, const int blocks) {
-    const int in_block = blocks == 1 ? rows_in_block(b->n, b->rows) : 1;
+FSM_ALWAYS_INLINE short_t short_of(const batch_t *b, ptrdiff_t r, int in_block, const int blocks) {
     return (short_t){b->n, fsm_min(b->rows - r, LANES), in_block, blocks};
 }
-
-/* A statement in which `blocks` is a constant, for rows of n elements. */
-#define WITH_BLOCKS(n, statement)                                                                                      \
-    do {                                                                                                               \
-        if ((n) <= LANES) {                                                                                            \
-            enum { blocks = 1 };                                                                                       \
-            statement;                                                                                                 \
-        } else if ((n) <= 2 * LANES) {                                                                                 \
-            enum { blocks = 2 };                                                                                       \
-            statement;                                                                                                 \
-        } else {                                                                                                       \
-            enum { blocks = MAX_BLOCKS };                                                                              \
-            statement;                                                                                                 \
-        }                                                                                                              \
-    } while (0)
 
 /* A statement in which `in_block` is a constant: the functions of the contract want one. */
 #define WITH_ROWS_IN_BLOCK(count, statement)                                                                           \
@@ -66,6 +51,33 @@ FSM_ALWAYS_INLINE short_t short_of(const batch_t *b, ptrdiff_t r, const int bloc
         } else {                                                                                                       \
             enum { in_block = 1 };                                                                                     \
             statement;                                                                                                 \
+        }                                                                                                              \
+    } while (0)
+
+/* A statement in which `blocks` is a constant, and `in_block` a number: those of the rows of a batch. */
+#define WITH_BLOCKS(b, statement)                                                                                      \
+    do {                                                                                                               \
+        if ((b)->n <= LANES) {                                                                                         \
+            enum { blocks = 1 };                                                                                       \
+            const int in_block = rows_in_block((b)->n, (b)->rows);                                                     \
+            statement;                                                                                                 \
+        } else if ((b)->n <= 2 * LANES) {                                                                              \
+            enum { in_block = 1, blocks = 2 };                                                                         \
+            statement;                                                                                                 \
+        } else {                                                                                                       \
+            enum { in_block = 1, blocks = MAX_BLOCKS };                                                                \
+            statement;                                                                                                 \
+        }                                                                                                              \
+    } while (0)
+
+/* A statement in which both are constants. */
+#define WITH_SHAPE(b, statement)                                                                                       \
+    do {                                                                                                               \
+        if ((b)->n <= LANES) {                                                                                         \
+            enum { blocks = 1 };                                                                                       \
+            WITH_ROWS_IN_BLOCK(rows_in_block((b)->n, (b)->rows), statement);                                           \
+        } else {                                                                                                       \
+            WITH_BLOCKS(b, statement);                                                                                 \
         }                                                                                                              \
     } while (0)
 

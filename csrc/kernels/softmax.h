@@ -287,6 +287,17 @@ FSM_INLINE bool softmax_short_sums(const real *x, short_t s, beta_t beta, bool s
     return !off;
 }
 
+/* The sums of the rows from `first` on, each in its own frame. */
+FSM_OUTLINE bool softmax_short_apart(const batch_t *b, ptrdiff_t first, softmax_short_t *rows, bool *alike) {
+    const real *x = element_at(b, FSM_X, first, 0);
+    bool done;
+    WITH_BLOCKS(b, {
+        const short_t s = short_of(b, first, in_block, blocks);
+        done = softmax_short_frames(x, s, b->beta, rows, alike) && softmax_short_sums(x, s, b->beta, false, rows);
+    });
+    return done;
+}
+
 /* The results, and where they belong. */
 FSM_INLINE void softmax_write_short(const batch_t *b, ptrdiff_t first, short_t s, softmax_short_t *rows) {
     const real flush_below = (real)b->args->flush_below;
@@ -308,7 +319,7 @@ FSM_INLINE void softmax_write_short(const batch_t *b, ptrdiff_t first, short_t s
 /* Rows of one array are mostly alike: if the maxima of LANES of them lie near each other, the next ones take their
  * frame, which spares them the maxima. No bit depends on that, as k changes none. LANES rows with one that needs more
  * than this are done row by row. */
-FSM_INLINE void softmax_short(const batch_t *b, const int blocks) {
+FSM_INLINE void softmax_short(const batch_t *b, const int in_block, const int blocks) {
     softmax_short_t rows;
     bool alike = false;
     for (ptrdiff_t i = 0; i < LANES; i++) { /* also of rows that are not there, whose reciprocals are harmless */
@@ -316,13 +327,9 @@ FSM_INLINE void softmax_short(const batch_t *b, const int blocks) {
         rows.lo[i] = 0;
     }
     for (ptrdiff_t r = 0; r < b->rows; r += LANES) {
-        const short_t s = short_of(b, r, blocks);
+        const short_t s = short_of(b, r, in_block, blocks);
         const real *x = element_at(b, FSM_X, r, 0);
-        bool same = alike, done = same && softmax_short_sums(x, s, b->beta, true, &rows);
-        if (!done)
-            done =
-                softmax_short_frames(x, s, b->beta, &rows, &alike) && softmax_short_sums(x, s, b->beta, false, &rows);
-        if (done) {
+        if ((alike && softmax_short_sums(x, s, b->beta, true, &rows)) || softmax_short_apart(b, r, &rows, &alike)) {
             softmax_write_short(b, r, s, &rows);
             continue;
         }
@@ -332,7 +339,7 @@ FSM_INLINE void softmax_short(const batch_t *b, const int blocks) {
 }
 
 static void softmax_short_rows(const batch_t *b) {
-    WITH_BLOCKS(b->n, softmax_short(b, blocks));
+    WITH_SHAPE(b, softmax_short(b, in_block, blocks));
 }
 
 /* ---- long rows

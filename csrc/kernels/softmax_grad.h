@@ -530,11 +530,11 @@ static void gradient_rows(const batch_t *b, gradient_t of) {
 /* ---- short rows */
 
 /* LANES at a time, which are all ordinary; else they are taken one by one. */
-FSM_INLINE void gradient_short_rows(const batch_t *b, const int blocks, const gradient_t of) {
+FSM_INLINE void gradient_short_rows(const batch_t *b, const int in_block, const int blocks, const gradient_t of) {
     double hi[LANES] = {0}, lo[LANES] = {0};
     real sums[LANES], room[SHORT_ROOM];
     for (ptrdiff_t first = 0; first < b->rows; first += LANES) {
-        const short_t s = short_of(b, first, blocks);
+        const short_t s = short_of(b, first, in_block, blocks);
         const real *grad = element_at(b, FSM_X, first, 0), *saved = element_at(b, FSM_SAVED, first, 0);
         grad_range_t range = grad_range_of_none();
         for (ptrdiff_t r = 0; r < s.rows; r += s.in_block) {
@@ -569,6 +569,19 @@ FSM_INLINE void gradient_short_rows(const batch_t *b, const int blocks, const gr
         real *results = short_results(b, first, s, room);
         for (ptrdiff_t r = 0; r < s.rows; r += s.in_block) {
             plan.sum = spread_over_rows(sums, s, r);
+            if (of == OF_SOFTMAX && blocks == MAX_BLOCKS) { /* a loop is as fast, and shorter */
+                const int whole = (int)(s.n / LANES);
+                for (int k = 0; k < whole; k++) {
+                    const ptrdiff_t at = r * s.n + k * LANES;
+                    const vec a = vec_load(grad + at), of_saved = vec_load(saved + at);
+                    vec_store(results + at, gradient_block_body(a, of_saved, &plan, of));
+                }
+                if (whole * LANES < s.n) {
+                    const vec a = load_short(grad, s, r, whole, 0), of_saved = load_short(saved, s, r, whole, 1);
+                    store_short(results, s, r, whole, gradient_block_body(a, of_saved, &plan, of));
+                }
+                continue;
+            }
             FSM_EACH_BLOCK(k, blocks) {
                 const vec a = load_short(grad, s, r, k, 0), of_saved = load_short(saved, s, r, k, 1);
                 store_short(results, s, r, k, gradient_block_body(a, of_saved, &plan, of));
@@ -767,7 +780,7 @@ static void softmax_grad_rows(const batch_t *b) {
 }
 
 static void softmax_grad_short_rows(const batch_t *b) {
-    WITH_BLOCKS(b->n, gradient_short_rows(b, blocks, OF_SOFTMAX));
+    WITH_SHAPE(b, gradient_short_rows(b, in_block, blocks, OF_SOFTMAX));
 }
 
 static void softmax_grad_panels(const batch_t *b) {
@@ -784,7 +797,7 @@ static void log_softmax_grad_rows(const batch_t *b) {
 }
 
 static void log_softmax_grad_short_rows(const batch_t *b) {
-    WITH_BLOCKS(b->n, gradient_short_rows(b, blocks, OF_LOG_SOFTMAX));
+    WITH_SHAPE(b, gradient_short_rows(b, in_block, blocks, OF_LOG_SOFTMAX));
 }
 
 static void log_softmax_grad_panels(const batch_t *b) {

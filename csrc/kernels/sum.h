@@ -121,7 +121,7 @@ FSM_INLINE vec exp_quad(const exp_sum_t *op, ptrdiff_t i, ptrdiff_t count, const
                         const bool limited) {
     const real none = terms == GIVEN ? 0 : -(real)INFINITY;
     const real *x = op->x + i;
-    real *e = op->e + i;
+    real *e = stores ? op->e + i : NULL;
     const vec zero = vec_set1(0);
     vec sum = zero;
     if (count == QUAD) {

@@ -68,6 +68,7 @@ FSM_ALWAYS_INLINE double fsm_select(bool condition, double yes, double no) {
 /* The polynomial with these coefficients, highest power first. */
 FSM_ALWAYS_INLINE double fsm_polynomial(const double *c, size_t count, double x) {
     double p = c[0];
+    FSM_UNROLL
     for (size_t i = 1; i < count; i++)
         p = fma(p, x, c[i]);
     return p;
