@@ -379,8 +379,12 @@ typedef struct {
 static void scaled_load_quad(const batch_t *b, void *op, ptrdiff_t begin, ptrdiff_t count) {
     scaled_panels_t *pass = op;
     pass->quads.x = quad_of_x(b, begin, count, pass->kind != SCALED_OF_LSE);
-    if (pass->kind == SCALED_AND_C)
+    if (pass->kind == SCALED_AND_C) {
         pass->quads.other = quad_of_coefs(b, begin, count);
+    } else { /* not read */
+        pass->quads.other = pass->quads.x;
+        pass->quads.other.ahead = false;
+    }
 }
 
 /* One by one, whatever they need. */
@@ -426,7 +430,6 @@ FSM_OUTLINE void scaled_softmax_panels(const batch_t *b, const log_sum_t *sums, 
         pass.terms[t] = scaled_terms_of(b, &rows[t], -1, sums[t].special[0]);
         known[t] = &rows[t].own;
     }
-    pass.quads.other = (panel_quad_t){NULL, 0, 0, 0, false};
     write_panels(b, &pass, &pass.quads, known, scaled_load_quad, scaled_write_blocks);
     for (int t = 0; t < b->panels; t++)
         scaled_special(b, t, &rows[t]);
