@@ -16,7 +16,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import USABLE_ISAS
+from conftest import SEED, USABLE_ISAS
 from contract import GRADIENTS, REDUCTIONS, SLOW_ISAS, check_accuracy, check_gradient
 from reference import LARGEST_TERMS, LONG, ORACLES, WIDE, Losses, WeightedSlices, as_long, assert_same_bits, bits
 from toolchains import ROOT
@@ -24,7 +24,6 @@ from toolchains import ROOT
 import fastsoftmax as fs
 from fastsoftmax import _core
 
-SEED = 1105438476  # one sample so far; FSM_TEST_SEED is to choose it once the oracles are wide enough for any
 FUNCTIONS = [*_core.ops(), *(f"{op}_with_grad" for op in _core.ops() if hasattr(fs, f"{op}_with_grad"))]
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 STORAGES = {"float32": [np.dtype(np.float32)], "float64": [np.dtype(np.float64)], "half": HALVES}
@@ -523,7 +522,7 @@ def sums_are_normal(op, grad, saved, temperature):
 
 def of_weighted(largest, a, b, where=None):
     """The relative error of a sum that cancels is an absolute one of its logarithm. Factors beyond 2^+-100 join a
-    (join_weights() in log_sweep.h), and are rounded there."""
+    (join_weights() in log_sum.h), and are rounded there."""
     s = WeightedSlices(a, -1, b, where)
     cancelled = s.reduced(lambda: s.cancelled)
     sizes = abs(as_long(np.where(s.take & (b != 0), b, 1)))
@@ -604,10 +603,16 @@ def found(maker):
     if "logp" in maker.parameters:  # their exponentials are subnormal, or 0; the sum makes up for that
         logp = np.full((5, 40), max(-1410, float(limits.min)), maker.dtype)
         yield {"grad": maker.matrix([large], 5, 40), "logp": logp}
+        # a sum of subnormal numbers, times large ones
+        few = np.arange(1, 4, dtype=maker.dtype) * limits.smallest_subnormal
+        yield {
+            "grad": np.tile(few, (5, 1)),
+            "logp": np.full((5, 3), 49 if maker.dtype.itemsize > 2 else 9, maker.dtype),
+        }
 
 
 @functools.cache
-def sample(function, storage, begin, count, shortest=1):
+def sample(function, storage, begin, count):
     """Anything."""
     cases = []
     for i in range(begin, begin + count):
@@ -651,3 +656,17 @@ def check_long_row(function, storage):
 def test_long_rows(function):
     """For which there is no room in the scratch, and which threads share."""
     check_long_row(function, "float64")
+
+
+@pytest.mark.long
+@everything
+def test_longer_sample(function, storage):
+    for case in sample(function, storage, 20, 80):
+        case.check()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("storage", ["float32", "half"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_more_long_rows(function, storage):
+    check_long_row(function, storage)

@@ -268,7 +268,8 @@ FSM_ALWAYS_INLINE double special_product(real logp, double sum) {
         const double quarter = fsm_exp(half / 2);
         return quarter * (quarter * (quarter * (sum * quarter)));
     }
-    return root * sum * root;
+    const double scale = fabs(sum) < 0x1p-900 ? 0x1p200 : 1; /* so that no part is subnormal, if the result is not */
+    return root * (sum * scale) * root / scale;
 }
 
 /* (a - sum)*b/temperature, where a part of that could be too small, or too large. */
