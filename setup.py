@@ -106,8 +106,8 @@ class BuildExt(build_ext):
         link_flags = ["-pthread"]
         sanitizers = os.environ.get("FSM_SANITIZE")
         if os.environ.get("FSM_DEBUG") or sanitizers:
-            # One function a line of vec.h, to step through; and inlined, with every load checked, isa/avx2.c takes
-            # GCC 12 a minute and a half instead of two seconds.
+            # One function a line of block.h, to step through; and inlined, with every load checked, a file of csrc/isa/
+            # takes GCC 12 minutes.
             flags += ["-O1", "-g", "-DFSM_KEEP_FUNCTIONS="]
         if sanitizers:
             flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]

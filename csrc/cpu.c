@@ -1,4 +1,4 @@
-/* What this CPU has and the operating system keeps row_stride a context switch.
+/* What this CPU has and the operating system keeps across a context switch.
  *
  * A CPU flag alone is not enough: a kernel that does not save the wide registers leaves the flag set,
  * and the first wide instruction dies. XGETBV tells what is saved. */

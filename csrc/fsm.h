@@ -40,7 +40,7 @@
 #endif
 
 /* A row is summed in chunks of this many elements; the order of summation, and so the bits of every
- * result, depends on it (kernels/nt_store.h). */
+ * result, depends on it (kernels/sum.h). */
 #define FSM_CHUNK 2048
 
 /* As many dimensions as a NumPy array can have. */
@@ -131,7 +131,7 @@ typedef struct {
     fsm_loss loss;
 
     bool beyond_caches; /* more than the caches hold: results go past them, where they replace nothing
-                           (kernels/nt_store.h) */
+                           (kernels/sum.h) */
     bool divisible;     /* threads may take chunks of a row (fsm_parallel_for) */
     int helpers;        /* so many others may take them now; set by fsm_run() */
 } fsm_args;

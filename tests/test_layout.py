@@ -17,7 +17,7 @@ CSRC = ROOT / "csrc"
 KERNELS = sorted((CSRC / "kernels").glob("*.h"))
 PRECISIONS = setup_table("PRECISIONS")
 ISA_FLAGS = setup_table("ISA_FLAGS")
-OF_OTHER_SYSTEMS = ["os_windows.h", "neon.h", "sve.h", "arm.h", "arm_turn.h"]
+OF_OTHER_SYSTEMS = ["os_windows.h", "neon.h", "sve.h", "arm.h"]
 ALL_C = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h", ".def"))
 
 
@@ -83,6 +83,15 @@ def includes_itself(path, seen=()):
     included = re.findall(r'#include "([^"]+\.h)"', code(path))
     found = [other for name in included for other in (path.parent / name, CSRC / name) if other.exists()]
     return any(includes_itself(other.resolve(), (*seen, path)) for other in found)
+
+
+def test_files_that_are_named_are_there():
+    """In comments, too, which no compiler reads."""
+    folders = "|".join(path.name for path in CSRC.iterdir() if path.is_dir())
+    documents = [ROOT / "setup.py", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for path in [*ALL_C, *documents, *(ROOT / "tests").rglob("*.py")]:
+        for name in re.findall(rf"\b(?:{folders})/\w+\.(?:[ch]|def)\b", path.read_text()):
+            assert (CSRC / name).exists() or (ROOT / "tests" / name).exists(), (path.name, name)
 
 
 def test_names_can_be_found():

@@ -1,10 +1,13 @@
-/* The operations that give one number a row, by log_sum.h:
+/* The operations that give one number a row, by log_sum.h.
  *
- *   logsumexp         m + log1p(T/e). With weights w, m + log|w_m| + log|1 + T/e|, where the maximum's own weight w_m
- * is in e, and the sign of the sum as a second result. logmeanexp        m + (log1p(T/e) - log(count)); count is the
- * number of elements that take part. Where these two nearly cancel, as in a row of nearly equal elements, m +
- * log1p((T/e - (count - 1)) / count). softmax_entropy   -sum(y * log y) of y = softmax(x), in nats: log1p(T/e) + D/(e +
- * T). Both terms are positive or 0, so nothing cancels. */
+ * logsumexp: m + log1p(T/e). With weights w, m + log|w_m| + log|1 + T/e|, where the maximum's own weight w_m is in e,
+ * and the sign of the sum as a second result.
+ *
+ * logmeanexp: m + (log1p(T/e) - log(count)); count is the number of elements that take part. Where these two nearly
+ * cancel, as in a row of nearly equal elements, m + log1p((T/e - (count - 1)) / count).
+ *
+ * softmax_entropy: -sum(y * log y) of y = softmax(x), in nats: log1p(T/e) + D/(e + T). Both terms are positive or 0, so
+ * nothing cancels. */
 #ifndef FSM_KERNELS_REDUCTIONS_H
 #define FSM_KERNELS_REDUCTIONS_H
 

@@ -184,7 +184,7 @@ FSM_INLINE vec quotient(vec e, divisor_t divisor) {
 }
 
 /* For f*e/S with any finite f, whose exponent joins w, and whose sign the integer that is taken off: what divides,
- * `unit` and `off` of share. Where f is so large that nothing can be subnormal, w is 0. */
+ * `unit` and `off` of scaled_quotient(). Where f is so large that nothing can be subnormal, w is 0. */
 FSM_ALWAYS_INLINE void scaled_divisor(fsm_sum sum, double f, real *hi, real *lo, real *unit, real *off) {
     const double size = fabs(f);
     int exponent = (int)(fsm_f64_bits(size) >> 52) - 1022;
@@ -198,7 +198,7 @@ FSM_ALWAYS_INLINE void scaled_divisor(fsm_sum sum, double f, real *hi, real *lo,
     memcpy(off, &signed_field, sizeof signed_field);
 }
 
-/* v, which is finite, without a factor of 2^w, rounded once, as quotients are (share), but of either sign. `unit`
+/* v, which is finite, without a factor of 2^w, rounded once, as quotients are, but of either sign. `unit`
  * has w in its exponent field. */
 FSM_INLINE vec unscale(vec v, vec unit) {
     const vec size = vec_abs(v), subnormal = vec_fma(size, vec_set1((real)0.5), unit);

@@ -122,7 +122,7 @@ FSM_ALWAYS_INLINE double fsm_log(double x) {
     return fsm_select(x == 0, -INFINITY, y);
 }
 
-/* x <= 0, as in kernels/math.h; 0 below -700. */
+/* x <= 0, as in math/exp.h; 0 below -700. */
 FSM_ALWAYS_INLINE double fsm_exp(double x) {
     static const double c[] = FSM_EXP_POLYNOMIAL;
     const double round = 0x1.8p52 + 1023; /* leaves n + 1023 in the low bits */

@@ -218,7 +218,7 @@ FSM_INLINE vec vec_bits_or(vec a, vec b) {
     return a;
 }
 
-/* ---- row_stride the lanes */
+/* ---- across the lanes */
 
 FSM_INLINE real vec_hmax(vec a) {
     FSM_UNROLL

@@ -17,9 +17,9 @@
 /* load.h, store.h */
 #define STORED_REAL FSM_STORAGE_f32
 
-/* kernels/math.h: exponentials e carry a factor of 2^64, quotients y one of 2^120 until they are finished. */
+/* math/exp.h: exponentials e carry a factor of 2^64, quotients y one of 2^120 until they are finished. */
 #define ROUND_TO_INT        0x1.8p23f /* added to a number, leaves its integer in the low bits */
-#define LOWEST              173       /* e is 0 from 2^-173 of the row's power of two down (kernels/math.h) */
+#define LOWEST              173       /* e is 0 from 2^-173 of the row's power of two down (math/exp.h) */
 #define EXP_SCALE           0x1p18f   /* 64 + 127 - LOWEST, the middle one being the exponent bias */
 #define Y_UNIT              0x1p-7f   /* Y_POWER in the exponent field */
 #define Y_POWER             120

@@ -17,9 +17,9 @@
 /* load.h, store.h */
 #define STORED_REAL FSM_STORAGE_f64
 
-/* kernels/math.h: exponentials e carry a factor of 2^200, quotients y one of 2^320 until they are finished. */
+/* math/exp.h: exponentials e carry a factor of 2^200, quotients y one of 2^320 until they are finished. */
 #define ROUND_TO_INT        0x1.8p52 /* added to a number, leaves its integer in the low bits */
-#define LOWEST              1100     /* e is 0 from 2^-1100 of the row's power of two down (kernels/math.h) */
+#define LOWEST              1100     /* e is 0 from 2^-1100 of the row's power of two down (math/exp.h) */
 #define EXP_SCALE           0x1p123  /* 200 + 1023 - LOWEST, the middle one being the exponent bias */
 #define Y_UNIT              0x1p-703 /* Y_POWER in the exponent field */
 #define Y_POWER             320
