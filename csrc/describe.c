@@ -136,9 +136,7 @@ static bool side_by_side(const fsm_args *args) {
 }
 
 /* So many rows that lie side by side are columns; fewer remain rows. Short ones then fill panels together
- * (kernels/schedule.h), others are gathered one by one. Softmax along axis 1 of float32 (1000, 100, c) takes as columns
- * 6 times as long for c = 8, 2 times for 16, as long for 31; of (200, 1000, c) 3 times for c = 8, as long for 16,
- * 0.7 times for 24 (AVX-512, Zen 4). */
+ * (kernels/schedule.h), others are gathered one by one. */
 static ptrdiff_t fewest_columns(const fsm_args *args, int dtype) {
     const ptrdiff_t panel = FSM_LANES(dtype);
     if (args->n <= FSM_MAX_BLOCKS * panel)

@@ -1,6 +1,6 @@
 /* From arrays as the caller has them to the description of a call: fsm_begin() and fsm_set_operand() for each array,
  * then how they lie, by fsm_describe_rows() or by fsm_describe(), and, for kernels that take columns,
- * fsm_choose_columns(). The first two are inlined: as calls they take 4 % of the time of softmax of ten numbers. */
+ * fsm_choose_columns(). The first two are inlined: a call of ten numbers would notice. */
 #ifndef FSM_DESCRIBE_H
 #define FSM_DESCRIBE_H
 

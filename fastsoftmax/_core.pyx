@@ -85,8 +85,7 @@ cdef extern from "arrays/strides.h" nogil:
     void fsm_load_integers(const fsm_operand *operand, const char *at, ptrdiff_t step, ptrdiff_t count, int64_t *to)
 
 # Results of more bytes than this go past the caches, unless they replace their input; -1: not known yet. A result that
-# the caches may still hold is soon read again: at half of them, softmax and then np.add take the same time either way,
-# at twice as much 0.9 times with results past the caches, at an eighth 1.1 times (float32, Zen 4).
+# the caches may still hold is soon read again.
 cdef ptrdiff_t STREAM_FROM = -1
 
 # From this many elements on, the GIL is released: handing it over costs about as much as computing them.

@@ -406,8 +406,7 @@ FSM_INLINE void vec_acc_get(vec_acc s, double *hi, double *lo) {
 /* ---- a block in turns */
 
 /* Where a block is several registers, of 16 in all, a step that has 4 blocks at once moves most of them to memory and
- * back: the first pass of softmax_grad had 299 instructions for 128 numbers, 160 of which touched the stack, and took
- * 1.5 times as long (AVX2, Zen 3). So such a step is a loop of FSM_REGISTERS turns (FSM_EACH_REGISTER), whose body
+ * back. So such a step is a loop of FSM_REGISTERS turns (FSM_EACH_REGISTER), whose body
  * takes what is in register i of the blocks that it computes, as it does of the exponentials that are added four at a
  * time. What it computes of others is dead code, of which the compiler leaves no instruction.
  *
@@ -420,7 +419,7 @@ _Static_assert(FSM_REGISTERS == 1 || FSM_REGISTERS == REGS, "a turn is one regis
     for (int i = 0; i < FSM_REGISTERS; i++)
 
 /* The first `count` of four blocks; `count` is a constant where that is inlined. Clang unrolls a loop that ends at it
- * as if it could be anything: softmax_grad then took 3 to 32 times as long. */
+ * as if it could be anything. */
 #define FSM_EACH_BLOCK(i, count)                                                                                       \
     FSM_UNROLL                                                                                                         \
     for (int i = 0; i < FSM_MAX_BLOCKS; i++)                                                                           \

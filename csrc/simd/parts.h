@@ -24,7 +24,7 @@ FSM_INLINE void vec_acc_fold_parts(vec_acc s, int parts, double *hi, double *lo)
 
 #else
 
-/* By way of memory, short rows side by side take up to 1.7 times as long as they do as columns. */
+/* By way of memory, short rows side by side take longer than as columns. */
 #define IF_PARTS_PAY(function) (false ? (function) : NULL)
 
 FSM_INLINE vec vec_load_parts(const real *p, ptrdiff_t n, int parts, real fill) {
