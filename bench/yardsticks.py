@@ -47,7 +47,8 @@ def native():
         return None
     library = ROOT / f"build/bench/{isa}{'-debug' if debug else ''}.so"
     units = [ROOT / f"csrc/isa/{isa}_{precision}.c" for precision in ("f32", "f64")]
-    sources = [*units, *(ROOT / "csrc/pool").glob("*.c"), NATIVE / "yardsticks.c"]
+    beside = [path for folder in ("arrays", "pool") for path in (ROOT / "csrc" / folder).glob("*.c")]
+    sources = [*units, *beside, NATIVE / "yardsticks.c"]
     newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").rglob("*.[chd]*"), *NATIVE.iterdir()])
     if not library.exists() or library.stat().st_mtime < newest:
         library.parent.mkdir(parents=True, exist_ok=True)
