@@ -29,8 +29,6 @@ MSVC_ISA_FLAGS = {"avx512": ["/arch:AVX512"], "avx2": ["/arch:AVX2"]}
 # Loops over the lanes, as functions; the second is the reference, which nobody waits for.
 PORTABLE_ISAS = {"base": [], "scalar": ["-Os"]}
 PRECISIONS = ["f32", "f64"]
-# What is done once a call, and the extended precision, which the x87 unit waits for.
-OF_A_CALL = ["-O2"]
 # Loops whose length is known are unrolled where the code says so (FSM_UNROLL), and if they are short. By itself GCC
 # unrolls up to 16 iterations: all that is done once for each of 16 rows, and what is left over of 15.
 GCC_FLAGS = ["--param=max-completely-peel-times=4"]
@@ -56,16 +54,18 @@ class BuildExt(build_ext):
     def build_extension(self, ext):
         self.force = True  # CC or a switch may be what has changed
         msvc = self.compiler.compiler_type == "msvc"
+        level = ["/O2"] if msvc else ["-O3"]
         flags, ext.extra_link_args = self.common_flags(msvc)
         if not msvc and self.knows(*GCC_FLAGS):
             flags += GCC_FLAGS
         if ext.name != core.name:
-            ext.extra_compile_args = flags
+            ext.extra_compile_args = level + flags
             super().build_extension(ext)
             return
         machine = self.machine()
         isa_flags = {**ISA_FLAGS.get(machine, {}), **PORTABLE_ISAS}
-        sources = {source: [] if msvc else OF_A_CALL for source in [*ext.sources, *PORTABLE_SOURCES]}
+        sources = {source: [] for source in PORTABLE_SOURCES}
+        sources |= {source: [] if msvc else ["-O2"] for source in ext.sources}  # what is done once a call
         for isa in isa_flags:
             for precision in PRECISIONS:
                 flags_of_isa = MSVC_ISA_FLAGS.get(isa, []) if msvc else isa_flags[isa]
@@ -77,7 +77,7 @@ class BuildExt(build_ext):
                 output_dir=self.build_temp,
                 include_dirs=ext.include_dirs,
                 macros=ext.define_macros,
-                extra_postargs=flags + sources[source],
+                extra_postargs=[*level, *sources[source], *flags],  # a debug build has the last word
             )
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -100,14 +100,14 @@ class BuildExt(build_ext):
     @staticmethod
     def common_flags(msvc):
         if msvc:
-            return ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise", "/W3"], []
+            return ["/std:c11", "/experimental:c11atomics", "/fp:precise", "/W3"], []
         # -ffp-contract=off: a*b + c is two roundings; where one is meant, the code says fma.
-        flags = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0", "-pthread"]
+        flags = ["-std=c11", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0", "-pthread"]
         link_flags = ["-pthread"]
         sanitizers = os.environ.get("FSM_SANITIZE")
         if os.environ.get("FSM_DEBUG") or sanitizers:
-            # One function a line of block.h, to step through; and inlined, with every load checked, a file of csrc/isa/
-            # takes GCC 12 minutes.
+            # The functions of block.h stay functions, to step through; inlined, with every load checked, they take many
+            # times as long to compile.
             flags += ["-O1", "-g", "-DFSM_KEEP_FUNCTIONS="]
         if sanitizers:
             flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]

@@ -131,7 +131,7 @@ typedef struct {
     fsm_loss loss;
 
     bool beyond_caches; /* more than the caches hold: results go past them, where they replace nothing
-                           (kernels/sum.h) */
+                           (kernels/nt_store.h) */
     bool divisible;     /* threads may take chunks of a row (fsm_parallel_for) */
     int helpers;        /* so many others may take them now; set by fsm_run() */
 } fsm_args;

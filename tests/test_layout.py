@@ -86,7 +86,7 @@ def includes_itself(path, seen=()):
 
 
 def test_files_that_are_named_are_there():
-    """In comments, too, which no compiler reads."""
+    """Also in comments and documents, which no compiler reads."""
     folders = "|".join(path.name for path in CSRC.iterdir() if path.is_dir())
     documents = [ROOT / "setup.py", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
     for path in [*ALL_C, *documents, *(ROOT / "tests").rglob("*.py")]:

@@ -39,7 +39,8 @@ class Toolchain:
     @property
     def flags(self):
         sve = ["-DFSM_SVE_BITS=256"] if self.emulator else []
-        of_gcc = setup_table("GCC_FLAGS") if self.compiler[0].endswith("gcc") else []
+        is_gcc = self.compiler[0].endswith("gcc") and sys.platform == "linux"  # on macOS that is Clang
+        of_gcc = setup_table("GCC_FLAGS") if is_gcc else []
         flags = ["-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", *of_gcc, *sve]
         return flags + (DEBUG if self.debug else ["-Werror"])  # -O1 knows less of what cannot be uninitialized
 

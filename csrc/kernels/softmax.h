@@ -680,8 +680,8 @@ FSM_INLINE void softmax_write_blocks(const void *op, int t, ptrdiff_t i, const i
     }
     if (!pass->keeps && count == 4)
         softmax_terms(panel, e, to, 4);
-    for (int k = 0; !pass->keeps && count < 4 && k < count; k++)
-        softmax_term(panel, e[k], to[k]);
+    else if (!pass->keeps)
+        softmax_term(panel, e[0], to[0]);
     FSM_EACH_BLOCK(k, count) {
         const vec a = vec_max(vec_load(pass->keeps ? e[k] : to[k]), panel->least);
         vec y = quotient(a, panel->divisor);
